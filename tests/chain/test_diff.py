@@ -1,0 +1,41 @@
+"""What can differ between two points in time is found from metadata, exactly."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.chain.fake import FakeImage, chain_of, fake_chains, truth
+from vhdtool.chain.diff import diff_chains
+
+
+@given(images=fake_chains(), data=st.data())
+def test_what_is_not_in_the_ranges_is_equal_in_any_two_points_of_a_tree(
+    images: list[FakeImage], data: st.DataObject
+) -> None:
+    # Two leaves with a common tail: cousins, a point and its ancestor, or strangers.
+    common = data.draw(st.integers(0, len(images) - 1))
+    others = [i for i in data.draw(fake_chains()) if i.geometry.sector_size == images[0].geometry.sector_size]
+    second = [*others, *images[common:]]
+    a, b = truth(images), truth(second)
+
+    found = diff_chains(chain_of(*images), chain_of(*second))
+
+    assert found.virtual_size == max(len(a), len(b))
+    inside = bytearray(found.virtual_size)
+    for start, length in found.ranges:
+        assert length > 0
+        inside[start : start + length] = b"\1" * length
+    assert sum(inside) == found.bytes
+    for i in range(min(len(a), len(b))):
+        assert inside[i] or a[i] == b[i]
+    assert all(inside[min(len(a), len(b)) :])
+    assert len(found.common_layers) >= len(images) - common
+
+
+@given(images=fake_chains())
+def test_a_point_does_not_differ_from_itself(images: list[FakeImage]) -> None:
+    found = diff_chains(chain_of(*images), chain_of(*images))
+
+    assert found.ranges == ()
+    assert found.bytes == 0

@@ -1,0 +1,112 @@
+"""Plans become bytes: reads through a chain, and the chain as a file object."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from vhdtool.chain.chain import WALK_BYTES_MAX
+from vhdtool.chain.walk import walk
+from vhdtool.errors import CorruptError, Finding, Location, Severity, hexadecimal
+from vhdtool.model.state import DAMAGED, ZEROS, Run
+
+if TYPE_CHECKING:
+    from vhdtool.chain.chain import Chain
+
+
+def read_into(chain: Chain, offset: int, buffer: memoryview) -> None:
+    """Fill ``buffer`` with the virtual disk's bytes from ``offset`` on; the range is inside the disk.
+
+    Raises:
+        FormatError, ChainError, ReadError: as ``Chain.read``.
+    """
+    chain.require_sound()
+    stop = offset + len(buffer)
+    execute(chain, _runs(chain, offset, stop), offset, buffer)
+
+
+def _runs(chain: Chain, start: int, stop: int) -> Iterator[Run]:
+    """Short ranges are walked, long ones flattened: each where it is the faster one."""
+    if stop - start <= WALK_BYTES_MAX:
+        yield from walk(chain.images, start, stop)
+        return
+    for plan in chain.windows(start, stop):
+        yield from plan
+
+
+def execute(chain: Chain, runs: Iterable[Run], offset: int, buffer: memoryview) -> None:
+    """Read each of ``runs`` to its place in ``buffer``, whose first byte is guest byte ``offset``."""
+    for run in runs:
+        part = buffer[run.offset - offset : run.offset - offset + run.length]
+        if run.layer == ZEROS:
+            part[:] = bytes(run.length)
+        elif run.layer == DAMAGED:
+            raise damaged_range(chain, run.offset, run.length)
+        else:
+            source = chain.layers[run.layer].image.source
+            source.read_into(run.file_offset, part, field=f"payload of guest offset {run.offset:#x}")
+
+
+def damaged_range(chain: Chain, start: int, length: int) -> CorruptError:
+    """The refusal of a guest range whose table entry breaks a rule."""
+    return CorruptError(
+        Finding(
+            "chain.damaged_range",
+            Severity.ERROR,
+            Location(str(chain.layers[0].path), None, "virtual disk"),
+            "a range of the disk cannot be read",
+            f"guest range {hexadecimal(start)} to {hexadecimal(start + length)}",
+        )
+    )
+
+
+class ChainReader(io.RawIOBase):
+    """A chain's virtual disk as a read-only, seekable binary file.
+
+    Safe to read from one thread at a time, like every file object; make one for each thread.
+    """
+
+    def __init__(self, chain: Chain) -> None:
+        super().__init__()
+        self._chain = chain
+        self._position = 0
+        self.name = str(chain.layers[0].path)
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def seekable(self) -> bool:
+        """It is."""
+        return True
+
+    def tell(self) -> int:
+        """Guest byte that the next read begins at."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move to a guest byte; past the end is allowed, as in files."""
+        self._require_open()
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._chain.virtual_size}
+        if whence not in base:
+            raise ValueError(f"invalid whence {whence}")
+        if base[whence] + offset < 0:
+            raise ValueError(f"negative seek position {base[whence] + offset}")
+        self._position = base[whence] + offset
+        return self._position
+
+    def readinto(self, buffer: object) -> int:
+        """Read up to the buffer's length; short only at the disk's end."""
+        self._require_open()
+        view = memoryview(buffer).cast("B")  # type: ignore[arg-type]
+        count = max(0, min(len(view), self._chain.virtual_size - self._position))
+        if count:
+            read_into(self._chain, self._position, view[:count])
+            self._position += count
+        return count
+
+    def _require_open(self) -> None:
+        if self.closed:
+            raise ValueError("I/O operation on closed file")

@@ -1,0 +1,1 @@
+"""From bytes to block maps: one package per format, each unaware of the other and of chains."""

@@ -1,0 +1,93 @@
+"""Raw images: the file is the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from vhdtool.errors import Finding, FindingLog, Severity
+from vhdtool.formats.image import BLOCK_SIZE_WITHOUT_TABLE, Section
+from vhdtool.model.geometry import Geometry
+from vhdtool.model.identity import DiskType, Identity, ImageFormat, ParentLink
+from vhdtool.model.state import BlockCounts, BlockState, LogState
+from vhdtool.source import ByteSource
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from vhdtool.model.blockmap import BlockMap
+
+_SECTOR = 512
+
+
+class RawImage:
+    """A file without any structure of its own.  It has no identity and cannot be a parent.
+
+    Raises:
+        CorruptError: it is empty.
+    """
+
+    format = ImageFormat.RAW
+    type = DiskType.FIXED
+    disk_id: Identity | None = None
+    write_id: Identity | None = None
+    parent: ParentLink | None = None
+    creator = ""
+    created: datetime | None = None
+    log = LogState()
+    sections: Sequence[Section] = ()
+
+    def __init__(self, source: ByteSource) -> None:
+        self.source = source
+        self._log = FindingLog(source.name)
+        if source.size == 0:
+            self._log.refuse("raw.empty", "the file is empty", found="0 bytes", expected="a disk")
+        whole = source.size - source.size % _SECTOR
+        if whole != source.size or not whole:
+            self._log.note(
+                Severity.ERROR,
+                "raw.size",
+                "the file is no whole number of sectors",
+                found=f"{source.size} bytes",
+                expected=f"a multiple of {_SECTOR}",
+            )
+        self.geometry = Geometry(max(whole, _SECTOR), BLOCK_SIZE_WITHOUT_TABLE, has_table=False)
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What is wrong with it."""
+        return self._log.all()
+
+    def counts(self) -> BlockCounts:
+        """A raw image has no blocks."""
+        return BlockCounts()
+
+    def entry(self, block: int) -> tuple[BlockState, int]:
+        """Always data, where it stands in the disk."""
+        return BlockState.DATA, block * self.geometry.block_size
+
+    def bitmap(self, block: int) -> bytes:
+        """No block of a raw image is partial."""
+        raise ValueError(f"block {block} is not partial")
+
+    def survey(self) -> None:
+        """A raw image has no table to judge."""
+
+    def block_map(self, start: int, stop: int) -> BlockMap:
+        """Blocks ``[start, stop)``, all of them data."""
+        from vhdtool.formats.flat import flat_block_map
+
+        return flat_block_map(start, stop, self.geometry.block_size)
+
+    def bitmaps(self, first_sectors: npt.NDArray[np.int64], sector_count: int) -> npt.NDArray[np.uint8]:
+        """No block of a raw image is partial."""
+        raise ValueError("no block is partial")
+
+    def inspect(self, *, deep: bool = False) -> None:
+        """Nothing more to look at."""
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self.source.close()

@@ -1,0 +1,116 @@
+"""Which format a file is in: content decides, never the name."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+from vhdtool.errors import EXIT_UNSUPPORTED, FindingLog, raise_first_error
+from vhdtool.formats.image import DiskImage, OpenOptions
+from vhdtool.model.identity import ImageFormat
+from vhdtool.source import ByteSource, FileSource, JoinedSource
+
+_VHDX_SIGNATURE: Final = b"vhdxfile"
+_VHD_SET_SIGNATURE: Final = b"vhdsetv1"
+# Names that claim a format: such a file is never taken for a raw disk because its signature is lost.
+CLAIMING_SUFFIXES: Final = frozenset({".vhd", ".avhd", ".vud", ".vhdx", ".avhdx", ".vhds"})
+_SPLIT_PARTS_MAX: Final = 64
+
+
+def recognise(source: ByteSource) -> ImageFormat | None:
+    """The format whose signature ``source`` carries, None when it carries none."""
+    start = source.read_exact(0, min(8, source.size), field="signature")
+    if start == _VHDX_SIGNATURE:
+        return ImageFormat.VHDX
+    from vhdtool.formats.vhd.footer import has_footer_cookie
+
+    return ImageFormat.VHD if has_footer_cookie(source) else None
+
+
+def open_source(source: ByteSource, options: OpenOptions | None = None, *, raw: bool = False) -> DiskImage:
+    """The image in ``source``, with whatever findings opening it made.
+
+    Args:
+        raw: take a file without a signature for a raw disk, unless its name claims another format.
+
+    Raises:
+        FormatError: it is no image, or cannot be parsed at all.
+    """
+    options = options or OpenOptions()
+    recognised = recognise(source)
+    if recognised is ImageFormat.VHDX:
+        from vhdtool.formats.vhdx.image import open_vhdx
+
+        return open_vhdx(source, options)
+    if recognised is ImageFormat.VHD:
+        from vhdtool.formats.vhd.image import open_vhd
+
+        return open_vhd(source, options)
+    log = FindingLog(source.name)
+    if source.read_exact(0, min(8, source.size), field="signature") == _VHD_SET_SIGNATURE:
+        log.refuse(
+            "image.vhd_set",
+            "this is a VHD Set, not a disk; open the .avhdx that it names",
+            offset=0,
+            field="signature",
+            exit_code=EXIT_UNSUPPORTED,
+        )
+    if raw and Path(source.name).suffix.lower() not in CLAIMING_SUFFIXES:
+        from vhdtool.formats.raw import RawImage
+
+        return RawImage(source)
+    # Nothing of the content is quoted: the file may be anything, and anybody's.
+    log.refuse(
+        "image.unknown", "neither a VHD nor a VHDX signature in this file", expected="conectix or vhdxfile"
+    )
+
+
+def open_image(
+    path: str | os.PathLike[str],
+    options: OpenOptions | None = None,
+    *,
+    raw: bool = True,
+    strict: bool = True,
+) -> DiskImage:
+    """Open one image file; never its parent.
+
+    Args:
+        path: a regular file.
+        raw: accept a raw disk (see ``open_source``).
+        strict: refuse an image with an ERROR among the findings of its headers; otherwise those are
+            left in ``findings`` for the caller to look at.
+
+    Raises:
+        FileMissingError, ReadError: it cannot be opened.
+        FormatError: it is no image, or one that breaks its format's rules.
+    """
+    source: ByteSource = FileSource(path)
+    try:
+        if recognise(source) is None:
+            source = _with_split_parts(source)
+        image = open_source(source, options, raw=raw)
+        if strict:
+            raise_first_error(image.findings)
+    except BaseException:
+        source.close()
+        raise
+    return image
+
+
+def _with_split_parts(first: ByteSource) -> ByteSource:
+    """``first`` and the pieces behind it (``x.vhd``, ``x.v01``, ``x.v02`` ...) when there are any.
+
+    Virtual PC cut images for FAT32 so; the pieces are plain continuation bytes, the footer ends the last.
+    """
+    assert isinstance(first, FileSource)
+    if first.path.suffix.lower() != ".vhd":
+        return first
+    parts = [first]
+    for number in range(1, _SPLIT_PARTS_MAX):
+        names = (f".v{number:02}", f".V{number:02}")
+        path = next((p for p in map(first.path.with_suffix, names) if p.is_file()), None)
+        if path is None:
+            break
+        parts.append(FileSource(path))
+    return JoinedSource(parts) if len(parts) > 1 else first

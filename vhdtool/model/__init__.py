@@ -1,0 +1,1 @@
+"""The values that travel: immutable, already checked, without I/O."""

@@ -1,0 +1,105 @@
+"""Read plans: a guest range as runs with one origin each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from vhdtool.model.state import DAMAGED, ZEROS, Run
+
+__all__ = ["DAMAGED", "ZEROS", "ReadPlan", "Run", "merged"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ReadPlan:
+    """Guest range [start, stop) as runs with one origin each, in guest order.
+
+    The runs tile the range: no gap, no overlap, none empty; neighbours that could be one run are one.
+
+    Attributes:
+        offset, length: int64[n], guest bytes; length > 0.
+        layer: int16[n], 0 is the leaf; ``ZEROS`` reads as zeros, ``DAMAGED`` cannot be read.
+        file_offset: int64[n], bytes in that layer's file; -1 where no layer holds the run.
+    """
+
+    offset: npt.NDArray[np.int64]
+    length: npt.NDArray[np.int64]
+    layer: npt.NDArray[np.int16]
+    file_offset: npt.NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        for column in (self.offset, self.length, self.layer, self.file_offset):
+            column.setflags(write=False)
+
+    @classmethod
+    def of_runs(cls, runs: Sequence[Run]) -> ReadPlan:
+        """A plan from rows in guest order that tile their range."""
+        table = np.array(runs, np.int64).reshape(-1, 4)
+        return merged(table[:, 0], table[:, 1], table[:, 2].astype(np.int16), table[:, 3])
+
+    @classmethod
+    def joined(cls, plans: Sequence[ReadPlan]) -> ReadPlan:
+        """One plan from plans of neighbouring ranges."""
+        if not plans:
+            return cls.of_runs([])
+        return merged(
+            np.concatenate([plan.offset for plan in plans]),
+            np.concatenate([plan.length for plan in plans]),
+            np.concatenate([plan.layer for plan in plans]),
+            np.concatenate([plan.file_offset for plan in plans]),
+        )
+
+    def clipped(self, start: int, stop: int) -> ReadPlan:
+        """The part of the plan inside guest range ``[start, stop)``."""
+        end = self.offset + self.length
+        keep = (end > start) & (self.offset < stop)
+        first = np.maximum(self.offset[keep], start)
+        skipped = np.where(self.layer[keep] < 0, 0, first - self.offset[keep])
+        return ReadPlan(
+            first,
+            np.minimum(end[keep], stop) - first,
+            self.layer[keep],
+            self.file_offset[keep] + skipped,
+        )
+
+    @property
+    def start(self) -> int:
+        """First guest byte; 0 for an empty plan."""
+        return int(self.offset[0]) if len(self.offset) else 0
+
+    @property
+    def stop(self) -> int:
+        """Guest byte behind the last run; 0 for an empty plan."""
+        return int(self.offset[-1] + self.length[-1]) if len(self.offset) else 0
+
+    def __len__(self) -> int:
+        return len(self.offset)
+
+    def __iter__(self) -> Iterator[Run]:
+        columns = (self.offset, self.length, self.layer, self.file_offset)
+        return map(Run._make, zip(*(column.tolist() for column in columns)))
+
+    def bytes_of(self, layer: int) -> int:
+        """Guest bytes with that origin."""
+        return int(self.length[self.layer == layer].sum())
+
+
+def merged(
+    offset: npt.NDArray[np.int64],
+    length: npt.NDArray[np.int64],
+    layer: npt.NDArray[np.int16],
+    file_offset: npt.NDArray[np.int64],
+) -> ReadPlan:
+    """A plan from columns in guest order: neighbours with one origin become one run."""
+    if len(offset) == 0:
+        return ReadPlan(offset, length, layer, file_offset)
+    goes_on = (layer[1:] == layer[:-1]) & (
+        (layer[1:] < 0) | (file_offset[1:] == file_offset[:-1] + length[:-1])
+    )
+    starts = np.flatnonzero(np.concatenate(([True], ~goes_on)))
+    stop = offset[-1] + length[-1]
+    edges = np.append(offset[starts], stop)
+    return ReadPlan(offset[starts], np.diff(edges), layer[starts], file_offset[starts])

@@ -1,0 +1,480 @@
+"""Where bytes come from.  The only place that opens inputs, and it opens them for reading.
+
+::
+
+    FileSource ──┐
+    MemorySource ┼──► read_exact / read_into ──► decoders, movers
+    JoinedSource ┤        ▲
+    PatchedSource ────────┘   a pending VHDX log laid over another source
+
+A source never answers short: what is not there is an error that names file, offset and field.
+What a platform lacks (positioned reads, looking for holes) is made up for here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import threading
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from itertools import pairwise
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Protocol, Self
+
+from vhdtool.errors import (
+    CorruptError,
+    FileMissingError,
+    Finding,
+    Location,
+    ReadError,
+    Severity,
+    printable,
+)
+
+# Windows opens files in text mode without O_BINARY; a FIFO put in place of a file between our look
+# at it and our opening it would hang us without O_NONBLOCK.
+_OPEN_FLAGS: Final = (
+    os.O_RDONLY
+    | getattr(os, "O_BINARY", 0)
+    | getattr(os, "O_CLOEXEC", 0)
+    | getattr(os, "O_NOINHERIT", 0)
+    | getattr(os, "O_NONBLOCK", 0)
+    | getattr(os, "O_NOCTTY", 0)
+)
+
+
+class ByteSource(Protocol):
+    """Bytes that can be read by position, from several threads at once.
+
+    Attributes:
+        name: what messages call it; usually the path as the user gave it.
+        size: bytes.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def size(self) -> int: ...
+
+    def read_exact(self, offset: int, length: int, *, field: str) -> bytes:
+        """Exactly ``length`` bytes from byte ``offset``.
+
+        Raises:
+            CorruptError: the source ends before ``offset + length``.
+            ReadError: the operating system could not read.
+        """
+        ...
+
+    def read_into(self, offset: int, buffer: memoryview, *, field: str) -> None:
+        """Fill the writable, contiguous byte ``buffer`` from byte ``offset``; errors as ``read_exact``."""
+        ...
+
+    def data_ranges(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """Ranges in ``[start, stop)`` that may hold something else than zeros, in order, half open.
+
+        What lies between them reads as zeros.  A source that cannot tell gives the whole range.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of the file, if there is one."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """What tells whether a file is still the one that was opened: cheap, and changed by every write."""
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Self:
+        """The fingerprint in ``status``."""
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+    def difference(self, other: Fingerprint) -> str:
+        """In words what changed from this one to ``other``; empty when nothing did."""
+        if (self.device, self.inode) != (other.device, other.inode):
+            return "another file stands under its name"
+        if self.size != other.size:
+            return f"its size went from {self.size} to {other.size} bytes"
+        if self.mtime_ns != other.mtime_ns:
+            return "it was written to"
+        return ""
+
+
+def too_short(name: str, offset: int, field: str, found: int, expected: int) -> CorruptError:
+    """The error for a source that ends before the bytes that were asked for."""
+    return CorruptError(
+        Finding(
+            "file.too_short",
+            Severity.ERROR,
+            Location(name, offset, field),
+            "the file ends inside a structure",
+            f"{found} bytes",
+            f"{expected} bytes",
+        )
+    )
+
+
+class _Reader:
+    """What all sources share: reading a length of bytes is filling a buffer of that length."""
+
+    name: str
+    size: int
+
+    def read_exact(self, offset: int, length: int, *, field: str) -> bytes:
+        self._check(offset, length, field)
+        buffer = bytearray(length)
+        self.read_into(offset, memoryview(buffer), field=field)
+        return bytes(buffer)
+
+    def read_into(self, offset: int, buffer: memoryview, *, field: str) -> None:
+        raise NotImplementedError
+
+    def data_ranges(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        stop = min(stop, self.size)
+        if start < stop:
+            yield start, stop
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _check(self, offset: int, length: int, field: str) -> None:
+        """Before anything of that length is allocated: is it there?"""
+        if offset < 0 or length < 0:
+            raise ValueError(f"offset {offset} and length {length} must not be negative")
+        if offset + length > self.size:
+            raise too_short(self.name, offset, field, max(0, self.size - offset), length)
+
+
+class MemorySource(_Reader):
+    """Bytes in memory, for tests and for structures already read."""
+
+    def __init__(self, name: str, data: bytes) -> None:
+        self.name = name
+        self.size = len(data)
+        self._data = memoryview(data)
+
+    def read_exact(self, offset: int, length: int, *, field: str) -> bytes:
+        self._check(offset, length, field)
+        return bytes(self._data[offset : offset + length])
+
+    def read_into(self, offset: int, buffer: memoryview, *, field: str) -> None:
+        self._check(offset, len(buffer), field)
+        buffer[:] = self._data[offset : offset + len(buffer)]
+
+
+class FileSource(_Reader):
+    """A regular file, open for reading.
+
+    Raises:
+        FileMissingError: nothing stands under ``path``.
+        CorruptError: it is a directory, a FIFO, a device or a socket; those are not opened.
+        ReadError: it cannot be opened.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.name = str(path)
+        self._descriptor = -1
+        status = self._stat()
+        self._require_regular(status)
+        try:
+            self._descriptor = os.open(self.path, _OPEN_FLAGS)
+            status = os.fstat(self._descriptor)
+        except OSError as error:
+            raise self._failed(error, None, "") from error
+        self._require_regular(status)
+        self.size = status.st_size
+        self.opened_as = Fingerprint.of(status)
+        self.mtime = status.st_mtime
+        # Without os.pread, seek and read share one file position: one thread at a time.
+        self._lock = None if hasattr(os, "pread") else threading.Lock()
+
+    def fingerprint(self) -> Fingerprint:
+        """The file's state now; a file that was replaced under its name shows the new one's.
+
+        Raises:
+            FileMissingError: it is gone.
+        """
+        named = Fingerprint.of(self._stat())
+        held = Fingerprint.of(os.fstat(self._descriptor))
+        return held if (held.device, held.inode) == (named.device, named.inode) else named
+
+    def read_exact(self, offset: int, length: int, *, field: str) -> bytes:
+        self._check(offset, length, field)
+        data = self._read(offset, length, field)
+        if len(data) == length:
+            return data
+        buffer = bytearray(length)
+        self.read_into(offset, memoryview(buffer), field=field)
+        return bytes(buffer)
+
+    def read_into(self, offset: int, buffer: memoryview, *, field: str) -> None:
+        self._check(offset, len(buffer), field)
+        done = 0
+        while done < len(buffer):
+            count = self._fill(offset + done, buffer[done:], field)
+            if count == 0:  # the file became shorter since it was opened
+                raise too_short(self.name, offset, field, done, len(buffer))
+            done += count
+
+    def data_ranges(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        stop = min(stop, self.size)
+        seek_data = getattr(os, "SEEK_DATA", None)
+        if seek_data is None or self._lock is not None:
+            if start < stop:
+                yield start, stop
+            return
+        position = start
+        while position < stop:
+            try:
+                data = os.lseek(self._descriptor, position, seek_data)
+                hole = os.lseek(self._descriptor, data, os.SEEK_HOLE)
+            except OSError as error:
+                if error.errno != errno.ENXIO:  # ENXIO: nothing but a hole up to the end
+                    yield position, stop
+                return
+            if data >= stop:
+                return
+            yield data, min(hole, stop)
+            position = hole
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __del__(self) -> None:
+        if getattr(self, "_descriptor", -1) >= 0:
+            self.close()
+
+    def _stat(self) -> os.stat_result:
+        try:
+            return self.path.stat()
+        except OSError as error:
+            raise self._failed(error, None, "") from error
+        except ValueError as error:  # a NUL in the name
+            raise FileMissingError(f"no such file: {printable(self.name)}") from error
+
+    def _require_regular(self, status: os.stat_result) -> None:
+        if stat.S_ISREG(status.st_mode):
+            return
+        self.close()
+        kinds = {
+            stat.S_IFDIR: "a directory",
+            stat.S_IFIFO: "a FIFO",
+            stat.S_IFSOCK: "a socket",
+            stat.S_IFBLK: "a block device",
+            stat.S_IFCHR: "a character device",
+        }
+        raise CorruptError(
+            Finding(
+                "file.not_regular",
+                Severity.ERROR,
+                Location(self.name),
+                "this cannot be an image",
+                kinds.get(stat.S_IFMT(status.st_mode), "a special file"),
+                "a regular file",
+            )
+        )
+
+    def _fill(self, offset: int, buffer: memoryview, field: str) -> int:
+        try:
+            if self._lock is None and hasattr(os, "preadv"):
+                return os.preadv(self._descriptor, [buffer], offset)
+        except OSError as error:
+            raise self._failed(error, offset, field) from error
+        data = self._read(offset, min(len(buffer), 1 << 20), field)
+        buffer[: len(data)] = data
+        return len(data)
+
+    def _read(self, offset: int, length: int, field: str) -> bytes:
+        try:
+            if self._lock is None:
+                return os.pread(self._descriptor, length, offset)
+            with self._lock:
+                os.lseek(self._descriptor, offset, os.SEEK_SET)
+                return os.read(self._descriptor, length)
+        except OSError as error:
+            raise self._failed(error, offset, field) from error
+
+    def _failed(self, error: OSError, offset: int | None, field: str) -> FileMissingError | ReadError:
+        if offset is None and error.errno in (errno.ENOENT, errno.ENOTDIR):
+            return FileMissingError(f"no such file: {printable(self.name)}")
+        reason = os.strerror(error.errno) if error.errno else "unknown error"
+        return ReadError(f"cannot read {Location(self.name, offset, field)}: {reason}")
+
+
+class JoinedSource(_Reader):
+    """Several sources end to end: the pieces of a split image, named after the first.
+
+    Attributes:
+        parts: the pieces in order.
+    """
+
+    def __init__(self, parts: Sequence[FileSource]) -> None:
+        self.parts = tuple(parts)
+        self.name = parts[0].name
+        self._starts = [0]
+        for part in parts:
+            self._starts.append(self._starts[-1] + part.size)
+        self.size = self._starts[-1]
+
+    def read_into(self, offset: int, buffer: memoryview, *, field: str) -> None:
+        self._check(offset, len(buffer), field)
+        done = 0
+        while done < len(buffer):
+            at = offset + done
+            i = bisect_right(self._starts, at) - 1
+            count = min(len(buffer) - done, self._starts[i + 1] - at)
+            self.parts[i].read_into(at - self._starts[i], buffer[done : done + count], field=field)
+            done += count
+
+    def close(self) -> None:
+        for part in self.parts:
+            part.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """A range of a file that reads as something else than what stands there.
+
+    ``page`` None: ``length`` bytes of zeros at file ``offset``.  Otherwise ``page(skip, count)`` gives
+    ``count`` bytes of the patch from its byte ``skip``, so that the bytes of a large log stay in it.
+    """
+
+    offset: int
+    length: int
+    page: PageReader | None = None
+
+
+class PageReader(Protocol):
+    """Gives the bytes of a patch when they are asked for."""
+
+    def __call__(self, skip: int, count: int) -> bytes: ...
+
+
+class PatchedSource(_Reader):
+    """Another source with patches laid over it and a size of its own; nothing is written.
+
+    ``size`` may pass the other's: what is missing there and under no patch reads as zeros.
+
+    Args:
+        patches: in the order of writing; a later one hides an earlier one where they overlap.
+    """
+
+    def __init__(self, below: ByteSource, patches: Sequence[Patch], size: int) -> None:
+        self.below = below
+        self.name = below.name
+        self.size = size
+        self._pieces = _flatten_patches(patches, size)
+        self._starts = [piece[0] for piece in self._pieces]
+
+    @property
+    def patched(self) -> list[tuple[int, int]]:
+        """The ranges under patches, half open, in order."""
+        return [(start, stop) for start, stop, _, _ in self._pieces]
+
+    def touches(self, start: int, stop: int) -> bool:
+        """Whether a patch covers a byte of ``[start, stop)``."""
+        i = bisect_right(self._starts, start) - 1
+        if i >= 0 and self._pieces[i][1] > start:
+            return True
+        return i + 1 < len(self._pieces) and self._starts[i + 1] < stop
+
+    def read_into(self, offset: int, buffer: memoryview, *, field: str) -> None:
+        self._check(offset, len(buffer), field)
+        stop = offset + len(buffer)
+        there = max(0, min(stop, self.below.size) - offset)
+        if there:
+            self.below.read_into(offset, buffer[:there], field=field)
+        if there < len(buffer):
+            buffer[there:] = bytes(len(buffer) - there)
+        i = max(0, bisect_right(self._starts, offset) - 1)
+        while i < len(self._pieces) and self._pieces[i][0] < stop:
+            first, last, page, skip = self._pieces[i]
+            i += 1
+            start, end = max(first, offset), min(last, stop)
+            if start >= end:
+                continue
+            count = end - start
+            data = bytes(count) if page is None else page(skip + start - first, count)
+            buffer[start - offset : end - offset] = data
+
+    def data_ranges(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        position = start
+        stop = min(stop, self.size)
+        ranges = sorted([*self.below.data_ranges(start, stop), *self.patched])
+        for first, last in ranges:
+            first, last = max(first, position), min(last, stop)
+            if first < last:
+                yield first, last
+                position = last
+
+    def close(self) -> None:
+        self.below.close()
+
+
+_Piece = tuple[int, int, "PageReader | None", int]  # start, stop, page, bytes to skip in it
+
+
+def _flatten_patches(patches: Sequence[Patch], size: int) -> list[_Piece]:
+    """The visible pieces of overlapping ``patches``, in order, cut at ``size``.
+
+    A sweep over all edges; the latest of the patches open at a place is the one that shows.  The heap
+    holds open patches by age and is cleaned lazily, so the whole costs n log n however they overlap.
+    """
+    edges: list[int] = sorted(
+        {min(edge, size) for patch in patches for edge in (patch.offset, patch.offset + patch.length)}
+    )
+    begins = sorted(range(len(patches)), key=lambda i: patches[i].offset)
+    pieces: list[_Piece] = []
+    heap: list[int] = []
+    next_begin = 0
+    for start, stop in pairwise(edges):
+        while next_begin < len(begins) and patches[begins[next_begin]].offset <= start:
+            heappush(heap, -begins[next_begin])
+            next_begin += 1
+        while heap and patches[-heap[0]].offset + patches[-heap[0]].length <= start:
+            heappop(heap)
+        if not heap:
+            continue
+        patch = patches[-heap[0]]
+        skip = start - patch.offset
+        if pieces:
+            before = pieces[-1]
+            goes_on = before[1] == start and before[2] is patch.page
+            if goes_on and (patch.page is None or before[3] + start - before[0] == skip):
+                pieces[-1] = (before[0], stop, before[2], before[3])
+                continue
+        pieces.append((start, stop, patch.page, skip))
+    return pieces
+
+
+def files_of(source: ByteSource) -> list[FileSource]:
+    """The files that ``source`` reads in the end; none for bytes in memory."""
+    if isinstance(source, FileSource):
+        return [source]
+    if isinstance(source, JoinedSource):
+        return list(source.parts)
+    if isinstance(source, PatchedSource):
+        return files_of(source.below)
+    return []
