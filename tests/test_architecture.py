@@ -32,8 +32,8 @@ BELOW = {
 OWNERS = {"click": {"cli"}, "rich": {"cli"}, "construct": {"layout.py"}, "numba": {"kernels"}}
 
 
-def modules() -> Iterator[Path]:
-    yield from sorted(PACKAGE.rglob("*.py"))
+def modules() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
 
 
 def room_of(path: Path) -> str:

@@ -395,6 +395,8 @@ class PatchedSource(_Reader):
 
     def touches(self, start: int, stop: int) -> bool:
         """Whether a patch covers a byte of ``[start, stop)``."""
+        if start >= stop:
+            return False
         i = bisect_right(self._starts, start) - 1
         if i >= 0 and self._pieces[i][1] > start:
             return True
