@@ -249,23 +249,25 @@ def raise_first_error(findings: Iterable[Finding]) -> None:
 class FindingLog:
     """Collects the findings about one file, in order, without repeats and within bounds.
 
-    Of one code only the first ``FINDINGS_PER_CODE`` are kept; the rest are counted, and the count
-    stands in the ``what`` of the last one kept.
+    Of one code and severity only the first ``FINDINGS_PER_CODE`` are kept; the rest are counted, and the
+    count stands in the ``what`` of the last one kept.
     """
 
     def __init__(self, file: str) -> None:
         self.file = file
         self._kept: list[Finding] = []
-        self._count: dict[str, int] = {}
+        # By severity too: sixteen warnings must not crowd out an error of the same code.
+        self._count: dict[tuple[str, Severity], int] = {}
 
     def add(self, finding: Finding, times: int = 1) -> None:
         """Keep ``finding``; ``times`` says for how many places of its kind it stands."""
         if finding in self._kept:
             return
-        seen = self._count.get(finding.code, 0)
+        kind = (finding.code, finding.severity)
+        seen = self._count.get(kind, 0)
         if seen < FINDINGS_PER_CODE:
             self._kept.append(finding)
-        self._count[finding.code] = seen + times
+        self._count[kind] = seen + times
 
     def extend(self, findings: Iterable[Finding]) -> None:
         """Keep each of ``findings``."""
@@ -313,12 +315,13 @@ class FindingLog:
     def all(self) -> tuple[Finding, ...]:
         """The findings kept so far."""
         kept = list(self._kept)
-        last = {finding.code: i for i, finding in enumerate(kept)}
-        shown: dict[str, int] = {}
+        last = {(finding.code, finding.severity): i for i, finding in enumerate(kept)}
+        shown: dict[tuple[str, Severity], int] = {}
         for finding in kept:
-            shown[finding.code] = shown.get(finding.code, 0) + 1
-        for code, i in last.items():
-            more = self._count[code] - shown[code]
+            kind = (finding.code, finding.severity)
+            shown[kind] = shown.get(kind, 0) + 1
+        for kind, i in last.items():
+            more = self._count[kind] - shown[kind]
             if more > 0:
                 kept[i] = replace(kept[i], what=f"{kept[i].what} (and {more} more like it)")
         return tuple(kept)

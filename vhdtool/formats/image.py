@@ -123,6 +123,14 @@ class DiskImage(Protocol):
         """Blocks ``[start, stop)``; calls ``survey`` first."""
         ...
 
+    def next_stored(self, block: int) -> int:
+        """The first block from ``block`` on that may be something else than ABSENT.
+
+        ``block_count`` when there is none.  What tells is holes in the table; an image that has none
+        answers ``block``.
+        """
+        ...
+
     def bitmaps(self, first_sectors: npt.NDArray[np.int64], sector_count: int) -> npt.NDArray[np.uint8]:
         """Pieces of the bitmaps of PARTIAL blocks.
 

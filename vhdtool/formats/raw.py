@@ -81,6 +81,10 @@ class RawImage:
 
         return flat_block_map(start, stop, self.geometry.block_size)
 
+    def next_stored(self, block: int) -> int:
+        """Every block is stored."""
+        return block
+
     def bitmaps(self, first_sectors: npt.NDArray[np.int64], sector_count: int) -> npt.NDArray[np.uint8]:
         """No block of a raw image is partial."""
         raise ValueError("no block is partial")

@@ -1,0 +1,260 @@
+"""A VHDX image: opening one, and all that a :class:`~vhdtool.formats.image.DiskImage` promises."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Final
+
+from vhdtool.errors import Finding, FindingLog, FormatError, Severity, printable, raise_first_error
+from vhdtool.formats.image import OpenOptions, Section
+from vhdtool.formats.vhdx import chunk, layout
+from vhdtool.formats.vhdx.chunk import ChunkLayout
+from vhdtool.formats.vhdx.header import Header, find_valid_header, read_headers
+from vhdtool.formats.vhdx.log import Replay, replay_log
+from vhdtool.formats.vhdx.metadata import Metadata, read_metadata
+from vhdtool.formats.vhdx.region import RegionTable, read_region_table
+from vhdtool.formats.vhdx.table import BatReader, Table, merged_ranges
+from vhdtool.model.identity import DiskType, Identity, ImageFormat, ParentLink
+from vhdtool.model.state import BlockCounts, BlockState, LogState
+from vhdtool.source import ByteSource, too_short
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from vhdtool.formats.vhdx.bat import BatSurvey
+    from vhdtool.model.blockmap import BlockMap
+
+_FILE_SIZE_MIN: Final = layout.HEADER_AREA_SIZE
+
+
+def open_vhdx(source: ByteSource, options: OpenOptions) -> VhdxImage:
+    """Open the VHDX in ``source``: identifier, headers, log, region tables and metadata, in this order.
+
+    The BAT is not read.  What breaks a rule is in the image's ``findings``.
+
+    Raises:
+        FormatError: it cannot be parsed any further; the first ERROR found on the way there.
+    """
+    log = FindingLog(source.name)
+    try:
+        return _open(source, options, log)
+    except FormatError:
+        # What was found before is the cause of what could not be parsed after.
+        raise_first_error(log.all())
+        raise
+
+
+def _open(source: ByteSource, options: OpenOptions, log: FindingLog) -> VhdxImage:
+    creator, identifier = _read_identifier(source, log)
+    if source.size < _FILE_SIZE_MIN:
+        raise too_short(source.name, 0, "header area", source.size, _FILE_SIZE_MIN)
+    header, headers = read_headers(source, log, ignore_checksums=options.ignore_checksums)
+    replay = replay_log(source, header, log, leave_out=options.log == "before")
+    regions = read_region_table(replay.source, header, log, ignore_checksums=options.ignore_checksums)
+    metadata = read_metadata(replay.source, regions.metadata, log)
+    sections = (identifier, *headers, regions.section, *metadata.sections, *replay.sections)
+    return VhdxImage(creator, header, replay, regions, metadata, sections, log)
+
+
+def _read_identifier(source: ByteSource, log: FindingLog) -> tuple[str, Section]:
+    raw = source.read_exact(0, min(layout.IDENTIFIER_SIZE, source.size), field="file identifier")
+    if not raw.startswith(layout.IDENTIFIER_SIGNATURE):
+        hint = ", though valid headers follow" if find_valid_header(source) else ""
+        log.refuse(
+            "vhdx.signature",
+            f"there is no VHDX file identifier{hint}",
+            offset=0,
+            field="file_identifier.Signature",
+            expected=layout.IDENTIFIER_SIGNATURE,
+        )
+    raw = source.read_exact(0, layout.IDENTIFIER_SIZE, field="file identifier")
+    fields = layout.FILE_IDENTIFIER.parse(raw)
+    creator = printable(fields.creator.decode("utf-16-le", "replace").split("\0", 1)[0].strip())
+    section = Section("file identifier", 0, (("Signature", "vhdxfile"), ("Creator", creator)))
+    return creator, section
+
+
+class VhdxImage:
+    """One VHDX file, its log replayed in memory; see :class:`~vhdtool.formats.image.DiskImage`.
+
+    Attributes:
+        header: the current header.
+        regions: the region table in use.
+        chunks: which entry of the BAT is whose.
+    """
+
+    format = ImageFormat.VHDX
+    created: datetime | None = None
+
+    def __init__(
+        self,
+        creator: str,
+        header: Header,
+        replay: Replay,
+        regions: RegionTable,
+        metadata: Metadata,
+        sections: Sequence[Section],
+        log: FindingLog,
+    ) -> None:
+        self.source = replay.source
+        self.log: LogState = replay.state
+        self.creator = creator
+        self.header = header
+        self.regions = regions
+        self.geometry = metadata.geometry
+        self.type = metadata.type
+        self.disk_id: Identity | None = metadata.disk_id
+        self.write_id: Identity | None = header.data_write_guid
+        self.parent: ParentLink | None = metadata.locator.link if metadata.locator else None
+        self.sections = sections
+        self._log = log
+        self._lock = threading.RLock()
+        self._survey: BatSurvey | None = None
+        self._inspected = False
+        self._patched = replay.patched
+        self.chunks = ChunkLayout(
+            self.geometry.block_count,
+            chunk.chunk_ratio(self.geometry.block_size, self.geometry.sector_size),
+            self.type is DiskType.DIFFERENCING,
+        )
+        self._table = Table(
+            self.geometry, self.chunks, self.source.size, _reserved_ranges(header, replay, regions)
+        )
+        self._bat = BatReader(self.source, regions.bat.file_offset, regions.bat.length, self._table)
+        self._judge_room()
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What has been found so far."""
+        with self._lock:
+            return self._log.all()
+
+    # ------------------------------------------------------------ one at a time
+
+    def counts(self) -> BlockCounts:
+        """Blocks by state, from the table alone."""
+        return self._bat.counts()
+
+    def entry(self, block: int) -> tuple[BlockState, int]:
+        """State of one block and the file offset of its data.
+
+        Surveys the table the first time a block that has data is asked for: another entry may claim
+        the same bytes.
+        """
+        if not 0 <= block < self.geometry.block_count:
+            raise ValueError(f"block {block} is not one of {self.geometry.block_count}")
+        state, offset = self._bat.block(block)
+        if state in (BlockState.DATA, BlockState.PARTIAL) and self._is_crossed(block, state):
+            return BlockState.DAMAGED, 0
+        return state, offset
+
+    def bitmap(self, block: int) -> bytes:
+        """Sector bitmap of a PARTIAL block."""
+        state, _ = self._bat.block(block)
+        if state is not BlockState.PARTIAL:
+            raise ValueError(f"block {block} is not partial")
+        number, place = divmod(block, self.chunks.ratio)
+        size = self.geometry.sectors_per_block // 8
+        return self.source.read_exact(
+            self._bitmap_offset(number) + place * size, size, field=f"sector bitmap of block {block}"
+        )
+
+    def _is_crossed(self, block: int, state: BlockState) -> bool:
+        overlaps = self._surveyed().overlaps
+        if not overlaps:
+            return False
+        indexes = [self.chunks.index_of_block(block)]
+        if state is BlockState.PARTIAL:
+            indexes.append(self.chunks.index_of_bitmap(self.chunks.chunk_of_block(block)))
+        import numpy as np
+
+        return bool(overlaps.among(np.array(indexes, np.int64)).any())
+
+    def _bitmap_offset(self, number: int) -> int:
+        offset = self._bat.bitmap_offset(number)
+        if offset is None:
+            raise ValueError(f"chunk {number} has no sector bitmap")
+        return offset
+
+    # ------------------------------------------------------------ arrays
+
+    def survey(self) -> None:
+        """Judge the whole BAT, once."""
+        self._surveyed()
+
+    def block_map(self, start: int, stop: int) -> BlockMap:
+        """Blocks ``[start, stop)``."""
+        return self._surveyed().block_map(start, stop)
+
+    def next_stored(self, block: int) -> int:
+        """The first block from ``block`` on whose entry does not lie in a hole of the file."""
+        return self._bat.next_stored(block)
+
+    def bitmaps(self, first_sectors: npt.NDArray[np.int64], sector_count: int) -> npt.NDArray[np.uint8]:
+        """Pieces of the bitmaps of PARTIAL blocks."""
+        from vhdtool.formats.vhdx.bat import read_bitmaps
+
+        return read_bitmaps(self.source, first_sectors, sector_count, self._bitmap_offset)
+
+    def inspect(self, *, deep: bool = False) -> None:
+        """Look at the bitmaps and at room in the file that nothing refers to.
+
+        Payload has no structure or checksum of its own, so ``deep`` finds nothing more.
+        """
+        from vhdtool.formats.vhdx.inspect import inspect_bitmaps
+
+        survey = self._surveyed()
+        with self._lock:
+            if self._inspected:
+                return
+            self._inspected = True
+            inspect_bitmaps(survey, self.source, self.geometry, self._log)
+            reserved = sum(min(stop, self.source.size) - start for start, stop in self._table.reserved)
+            unused_mib = (self.source.size - reserved - survey.referenced) // layout.MIB
+            if unused_mib > 0 and not survey.overlaps:
+                self._log.note(
+                    Severity.INFO,
+                    "vhdx.space",
+                    "nothing refers to a part of the file",
+                    found=f"{unused_mib} MiB",
+                )
+
+    def _surveyed(self) -> BatSurvey:
+        from vhdtool.formats.vhdx.bat import BatSurvey
+
+        with self._lock:
+            if self._survey is None:
+                fixed = self.type is DiskType.FIXED
+                self._survey = BatSurvey(self._bat, self._patched, self._log, fixed=fixed)
+            return self._survey
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self.source.close()
+
+    def _judge_room(self) -> None:
+        needed = self.chunks.entry_count * chunk.ENTRY_SIZE
+        if self.regions.bat.length < needed:
+            self._log.note(
+                Severity.ERROR,
+                "vhdx.bat.small",
+                "the BAT's region is too short for the disk",
+                offset=self.regions.bat.entry_offset + 24,
+                field="region_table.BAT.Length",
+                found=self.regions.bat.length,
+                expected=f"at least {needed:#x}",
+            )
+
+
+def _reserved_ranges(header: Header, replay: Replay, regions: RegionTable) -> tuple[tuple[int, int], ...]:
+    """Where no block may be: the header area, the log unless it is misplaced, every region."""
+    ranges = [(0, layout.HEADER_AREA_SIZE)]
+    if not replay.is_misplaced:
+        ranges.append((header.log_offset, header.log_stop))
+    ranges.extend((region.file_offset, region.stop) for region in regions.regions)
+    # What lies beyond the file (an unknown region may, with 64-bit offsets) nothing can overlap.
+    size = replay.source.size
+    return merged_ranges((start, min(stop, size)) for start, stop in ranges)

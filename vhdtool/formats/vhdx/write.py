@@ -1,0 +1,320 @@
+"""New VHDX images: fixed, dynamic and differencing.
+
+The layout is the one that Windows writes: headers, log at 1 MiB, metadata at 2 MiB, BAT at 3 MiB, then
+blocks in the order in which they are first written, sector bitmap blocks among them.  Blocks go out as
+they come; tables and headers follow in :meth:`VhdxWriter.finish`, so a file that was never finished has no
+valid header.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from vhdtool.checksum import crc32c_without_field
+from vhdtool.formats.image import Sink
+from vhdtool.formats.vhdx import chunk, layout
+from vhdtool.formats.vhdx.chunk import ChunkLayout, chunk_ratio
+from vhdtool.formats.vhdx.metadata import BLOCK_SIZE_MAX, BLOCK_SIZE_MIN, SECTOR_SIZES, VIRTUAL_SIZE_MAX
+from vhdtool.model.geometry import Geometry
+from vhdtool.model.identity import DiskType, Identity
+
+LOG_OFFSET: Final = 1 * layout.MIB
+LOG_LENGTH: Final = 1 * layout.MIB
+METADATA_OFFSET: Final = 2 * layout.MIB
+METADATA_LENGTH: Final = 1 * layout.MIB
+BAT_OFFSET: Final = 3 * layout.MIB
+BLOCK_SIZE_DEFAULT: Final = 32 * layout.MIB
+BLOCK_SIZE_DIFFERENCING: Final = 2 * layout.MIB
+_PAGE_ENTRIES: Final = 512
+_FIXED_WINDOW: Final = 1 << 17
+
+
+@dataclass(frozen=True, slots=True)
+class ParentRecord:
+    """What a differencing disk is to record of its parent; paths with Windows' separators."""
+
+    identity: Identity
+    relative_path: str
+    absolute_win32_path: str
+    volume_path: str | None = None
+
+
+class VhdxWriter:
+    """Writes one image to ``sink``.
+
+    Args:
+        sink: takes bytes at positions; what is never written must read as zeros.
+        virtual_size: bytes, whole logical sectors, at most 64 TiB.
+        block_size: bytes, a power of two from 1 to 256 MiB.
+        write_id: the DataWriteGuid, by which children know this image.
+        file_write_id: the FileWriteGuid; ``write_id`` when None.
+        creator: at most 255 UTF-16 units.
+        parent: for a differencing disk, and only for one.
+
+    Raises:
+        ValueError: an argument is outside of these rules.
+
+    Attributes:
+        geometry: how the disk is divided.
+    """
+
+    def __init__(
+        self,
+        sink: Sink,
+        *,
+        virtual_size: int,
+        block_size: int = BLOCK_SIZE_DEFAULT,
+        logical_sector_size: int = 512,
+        physical_sector_size: int = 4096,
+        disk_type: DiskType = DiskType.DYNAMIC,
+        disk_id: Identity,
+        write_id: Identity,
+        file_write_id: Identity | None = None,
+        creator: str = "vhdtool",
+        parent: ParentRecord | None = None,
+    ) -> None:
+        if not BLOCK_SIZE_MIN <= block_size <= BLOCK_SIZE_MAX:
+            raise ValueError(f"block_size {block_size} is not within 1 to 256 MiB")
+        if logical_sector_size not in SECTOR_SIZES or physical_sector_size not in SECTOR_SIZES:
+            raise ValueError("sector sizes are 512 or 4096")
+        if virtual_size > VIRTUAL_SIZE_MAX:
+            raise ValueError(f"virtual_size {virtual_size} is more than 64 TiB")
+        if (disk_type is DiskType.DIFFERENCING) != (parent is not None):
+            raise ValueError("a differencing disk has a parent, and no other has")
+        self.geometry = Geometry(virtual_size, block_size, logical_sector_size, physical_sector_size)
+        self._sink = sink
+        self._type = disk_type
+        self._chunks = ChunkLayout(
+            self.geometry.block_count,
+            chunk_ratio(block_size, logical_sector_size),
+            disk_type is DiskType.DIFFERENCING,
+        )
+        self._identifier = _identifier(creator)
+        self._locator = _locator(parent) if parent else b""
+        self._disk_id = disk_id
+        self._write_id = write_id
+        self._file_write_id = file_write_id or write_id
+        # Pages of the BAT that hold something: a table of 512 MiB stays as small as what is in it.
+        self._pages: dict[int, bytearray] = {}
+        self._next = BAT_OFFSET + self._bat_length
+
+    @property
+    def _bat_length(self) -> int:
+        return -(-self._chunks.entry_count * chunk.ENTRY_SIZE // layout.MIB) * layout.MIB
+
+    def place_block(self, block: int, bitmap: bytes | None = None) -> int:
+        """Give ``block`` its place, for callers that write its bytes themselves.
+
+        Args:
+            bitmap: ``sectors_per_block / 8`` bytes, least significant bit first, 1 for sectors that are
+                here; None when all are.  Only for differencing disks.
+
+        Returns:
+            File offset of its ``block_size`` bytes.
+        """
+        index = self._index(block)
+        offset = self._entry(index) >> chunk.OFFSET_SHIFT << chunk.OFFSET_SHIFT
+        if self._entry(index) & chunk.STATE_MASK < chunk.FULLY_PRESENT:
+            offset = self._take(self.geometry.block_size)
+        state = chunk.FULLY_PRESENT
+        if bitmap is not None:
+            self._write_bitmap(block, bitmap)
+            state = chunk.PARTIALLY_PRESENT
+        self._set_entry(index, offset | state)
+        return offset
+
+    def write_block(self, block: int, data: bytes | memoryview, bitmap: bytes | None = None) -> None:
+        """Write ``block``, at most ``block_size`` bytes from its start; the rest of it reads as zeros.
+
+        A ``bitmap`` as in :meth:`place_block` makes it partially present.
+        """
+        if len(data) > self.geometry.block_size:
+            raise ValueError(f"{len(data)} bytes are more than a block")
+        self._sink.write_at(self.place_block(block, bitmap), data)
+
+    def set_state(self, block: int, state: int, file_offset: int = 0) -> None:
+        """Put ``block`` in one of the states 0 to 3, which have no data.
+
+        ``file_offset``, a multiple of 1 MiB, is kept beside the state as the place of old content.
+        """
+        if not chunk.NOT_PRESENT <= state <= chunk.UNMAPPED:
+            raise ValueError(f"state {state} is none of 0 to 3")
+        if file_offset % layout.MIB:
+            raise ValueError(f"file_offset {file_offset} is no multiple of 1 MiB")
+        self._set_entry(self._index(block), file_offset | state)
+
+    def finish(self) -> int:
+        """Write tables and headers; the file's final size in bytes, to which the caller extends it."""
+        if self._type is DiskType.FIXED:
+            self._place_all()
+        for number, page in sorted(self._pages.items()):
+            self._sink.write_at(BAT_OFFSET + number * len(page), memoryview(page))
+        self._write_metadata()
+        table = self._region_table()
+        for offset in layout.REGION_TABLE_OFFSETS:
+            self._sink.write_at(offset, table)
+        self._sink.write_at(layout.IDENTIFIER_OFFSET, self._identifier)
+        for i, offset in enumerate(layout.HEADER_OFFSETS):
+            self._sink.write_at(offset, self._header(i + 1))
+        return self._next
+
+    # ------------------------------------------------------------ the BAT
+
+    def _index(self, block: int) -> int:
+        if not 0 <= block < self.geometry.block_count:
+            raise ValueError(f"block {block} is not one of {self.geometry.block_count}")
+        return self._chunks.index_of_block(block)
+
+    def _take(self, length: int) -> int:
+        """The next ``length`` bytes of the file, a multiple of 1 MiB."""
+        offset = self._next
+        self._next += length
+        return offset
+
+    def _entry(self, index: int) -> int:
+        page = self._pages.get(index // _PAGE_ENTRIES)
+        at = index % _PAGE_ENTRIES * chunk.ENTRY_SIZE
+        return int.from_bytes(page[at : at + chunk.ENTRY_SIZE], "little") if page else 0
+
+    def _set_entry(self, index: int, value: int) -> None:
+        page = self._pages.setdefault(index // _PAGE_ENTRIES, bytearray(_PAGE_ENTRIES * chunk.ENTRY_SIZE))
+        at = index % _PAGE_ENTRIES * chunk.ENTRY_SIZE
+        page[at : at + chunk.ENTRY_SIZE] = value.to_bytes(chunk.ENTRY_SIZE, "little")
+
+    def _write_bitmap(self, block: int, bitmap: bytes) -> None:
+        size = self.geometry.sectors_per_block // 8
+        if self._type is not DiskType.DIFFERENCING or len(bitmap) != size:
+            raise ValueError(f"a bitmap is {size} bytes, in a differencing disk only")
+        number, place = divmod(block, self._chunks.ratio)
+        index = self._chunks.index_of_bitmap(number)
+        entry = self._entry(index)
+        if not entry:
+            entry = self._take(chunk.BITMAP_BLOCK_SIZE) | chunk.BITMAP_PRESENT
+            self._set_entry(index, entry)
+        self._sink.write_at((entry & ~chunk.STATE_MASK) + place * size, bitmap)
+
+    def _place_all(self) -> None:
+        """Give every block of a fixed disk that has no place yet the next one."""
+        import numpy as np
+
+        for first in range(0, self.geometry.block_count, _FIXED_WINDOW):
+            block = np.arange(first, min(self.geometry.block_count, first + _FIXED_WINDOW))
+            index = block + block // self._chunks.ratio
+            start = int(index[0]) // _PAGE_ENTRIES
+            stop = int(index[-1]) // _PAGE_ENTRIES + 1
+            empty = bytes(_PAGE_ENTRIES * chunk.ENTRY_SIZE)
+            joined = bytearray().join(self._pages.get(page, empty) for page in range(start, stop))
+            entries = np.frombuffer(joined, "<u8")
+            missing = index[(entries[index - start * _PAGE_ENTRIES] & np.uint64(4)) == 0]
+            offset = self._take(len(missing) * self.geometry.block_size)
+            places = offset + np.arange(len(missing), dtype=np.uint64) * np.uint64(self.geometry.block_size)
+            entries[missing - start * _PAGE_ENTRIES] = places | np.uint64(chunk.FULLY_PRESENT)
+            for page in range(start, stop):
+                at = (page - start) * len(empty)
+                self._pages[page] = joined[at : at + len(empty)]
+
+    # ------------------------------------------------------------ structures
+
+    def _header(self, sequence_number: int) -> bytes:
+        raw = layout.HEADER.build(
+            {
+                "signature": layout.HEADER_SIGNATURE,
+                "checksum": 0,
+                "sequence_number": sequence_number,
+                "file_write_guid": self._file_write_id.raw,
+                "data_write_guid": self._write_id.raw,
+                "log_guid": bytes(16),
+                "log_version": 0,
+                "version": 1,
+                "log_length": LOG_LENGTH,
+                "log_offset": LOG_OFFSET,
+            }
+        )
+        return with_checksum(raw.ljust(layout.HEADER_SIZE, b"\0"))
+
+    def _region_table(self) -> bytes:
+        regions = (
+            (layout.BAT_REGION, BAT_OFFSET, self._bat_length),
+            (layout.METADATA_REGION, METADATA_OFFSET, METADATA_LENGTH),
+        )
+        head = {"signature": layout.REGION_TABLE_SIGNATURE, "checksum": 0, "reserved": 0}
+        raw = layout.REGION_TABLE_HEADER.build(head | {"entry_count": len(regions)})
+        for guid, offset, length in regions:
+            entry = {"guid": guid, "file_offset": offset, "length": length, "required": 1}
+            raw += layout.REGION_TABLE_ENTRY.build(entry)
+        return with_checksum(raw.ljust(layout.REGION_TABLE_SIZE, b"\0"))
+
+    def _write_metadata(self) -> None:
+        fixed = self._type is DiskType.FIXED
+        flags = layout.HAS_PARENT if self._locator else layout.LEAVE_BLOCK_ALLOCATED * fixed
+        parameters = {"block_size": self.geometry.block_size, "flags": flags}
+        here, disk = layout.IS_REQUIRED, layout.IS_REQUIRED | layout.IS_VIRTUAL_DISK
+        items = [
+            (layout.FILE_PARAMETERS_ITEM, here, layout.FILE_PARAMETERS.build(parameters)),
+            (layout.VIRTUAL_DISK_SIZE_ITEM, disk, self.geometry.virtual_size.to_bytes(8, "little")),
+            (layout.LOGICAL_SECTOR_SIZE_ITEM, disk, self.geometry.sector_size.to_bytes(4, "little")),
+            (
+                layout.PHYSICAL_SECTOR_SIZE_ITEM,
+                disk,
+                self.geometry.physical_sector_size.to_bytes(4, "little"),
+            ),
+            (layout.VIRTUAL_DISK_ID_ITEM, disk, self._disk_id.raw),
+        ]
+        if self._locator:
+            items.append((layout.PARENT_LOCATOR_ITEM, here, self._locator))
+        head = {"signature": layout.METADATA_SIGNATURE, "reserved": 0, "reserved2": bytes(20)}
+        table = layout.METADATA_TABLE_HEADER.build(head | {"entry_count": len(items)})
+        values = b""
+        for item_id, item_flags, value in items:
+            entry = {"item_id": item_id, "length": len(value), "flags": item_flags, "reserved2": 0}
+            table += layout.METADATA_TABLE_ENTRY.build(
+                entry | {"offset": layout.METADATA_TABLE_SIZE + len(values)}
+            )
+            values += value
+        self._sink.write_at(METADATA_OFFSET, table.ljust(layout.METADATA_TABLE_SIZE, b"\0") + values)
+
+
+def with_checksum(raw: bytes) -> bytes:
+    """``raw``, a header or region table, with its CRC-32C in its place."""
+    at = layout.CHECKSUM_OFFSET
+    return raw[:at] + crc32c_without_field(raw, at).to_bytes(4, "little") + raw[at + 4 :]
+
+
+def _identifier(creator: str) -> bytes:
+    text = creator.encode("utf-16-le")
+    if len(text) > layout.IDENTIFIER_SIZE - 10:
+        raise ValueError("the creator's name is longer than 255 characters")
+    fields = {"signature": layout.IDENTIFIER_SIGNATURE, "creator": text.ljust(512, b"\0")}
+    raw: bytes = layout.FILE_IDENTIFIER.build(fields)
+    return raw
+
+
+def _locator(parent: ParentRecord) -> bytes:
+    values = {
+        "parent_linkage": f"{{{parent.identity}}}",
+        "relative_path": parent.relative_path,
+        "volume_path": parent.volume_path or "",
+        "absolute_win32_path": parent.absolute_win32_path,
+    }
+    pairs = [(key.encode("utf-16-le"), text.encode("utf-16-le")) for key, text in values.items() if text]
+    if any(
+        len(value) > 0xFFFE or "\0" in text for text, (_, value) in zip(filter(None, values.values()), pairs)
+    ):
+        raise ValueError("a path is longer than a locator can hold, or has a NUL in it")
+    head = {"locator_type": layout.VHDX_LOCATOR_TYPE, "reserved": 0, "key_value_count": len(pairs)}
+    table: bytes = layout.PARENT_LOCATOR_HEADER.build(head)
+    first = layout.LOCATOR_HEADER_SIZE + len(pairs) * layout.LOCATOR_ENTRY_SIZE
+    strings = b""
+    for key, value in pairs:
+        at = first + len(strings)
+        table += layout.PARENT_LOCATOR_ENTRY.build(
+            {
+                "key_offset": at,
+                "value_offset": at + len(key),
+                "key_length": len(key),
+                "value_length": len(value),
+            }
+        )
+        strings += key + value
+    return table + strings
