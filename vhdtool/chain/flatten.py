@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from vhdtool.chain.engine import BitmapEngine, engine_named
 from vhdtool.model.plan import ReadPlan, merged
-from vhdtool.model.state import DAMAGED, STATE_BITS, ZEROS, BlockState
+from vhdtool.model.state import DAMAGED, STATE_BITS, ZEROS, BlockState, Run
 
 if TYPE_CHECKING:
     from vhdtool.chain.chain import Engine
@@ -56,10 +56,29 @@ def flatten(
         )
         cell = min(image.geometry.block_size for image in images[:depth])
         span = cell * CELLS_PER_WINDOW
-        for window in range(first - first % span, last, span):
-            yield from _Window(images[:depth], cell, max(first, window), min(last, window + span)).plans(
-                machine
-            )
+        position = first
+        while position < last:
+            # A table of 512 MiB that is one hole must not cost more than its hole.
+            stored = min(last, _next_stored(images[:depth], position))
+            if stored > position:
+                yield ReadPlan.of_runs([Run(position, stored - position, ZEROS, -1)])
+                position = stored
+                continue
+            end = min(last, position - position % span + span)
+            yield from _Window(images[:depth], cell, position, end).plans(machine)
+            position = end
+
+
+def _next_stored(images: Sequence[DiskImage], position: int) -> int:
+    """The first guest byte from ``position`` on that any of ``images`` may hold."""
+    found = []
+    for image in images:
+        size = image.geometry.block_size
+        block = image.next_stored(position // size)
+        if block * size <= position:
+            return position
+        found.append(block * size)
+    return min(found)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
