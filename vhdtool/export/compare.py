@@ -1,0 +1,269 @@
+"""The virtual content of two images or points in time: equal or not, and where not.
+
+Pieces that both sides take from one place of one file, and pieces that are zeros on both, are equal without
+being read.  Everything else is read and compared, in bounded memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from vhdtool.chain.chain import Chain
+from vhdtool.errors import EXIT_FOUND, CorruptError, ReadError
+from vhdtool.export.copy import (
+    CancelToken,
+    ProgressCallback,
+    Reporter,
+    data_and_holes,
+    require_readable,
+    with_guest_range,
+)
+from vhdtool.export.pipeline import BUFFER_SIZE
+from vhdtool.export.target import ZERO_PIECE
+from vhdtool.export.watch import SourceWatch
+from vhdtool.model.state import ZEROS, Run
+from vhdtool.source import ByteSource, FileSource, JoinedSource, PatchedSource
+
+# Differing ranges are told in whole sectors: random data agrees in one byte of 256 by chance.
+GRAIN: Final = 512
+RANGES_KEPT: Final = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """How two disks differ.  Picklable.  All in bytes of the virtual disks.
+
+    Attributes:
+        size_a, size_b: of the disks; where only the larger one has bytes, they differ.
+        first_difference: the first byte that differs, exactly; None when all are equal.
+        ranges: (start, length) in sectors of 512 bytes, in order, not touching; the first ``RANGES_KEPT``.
+        range_count, bytes: of all ranges.
+        read_bytes: what had to be read, of both sides.
+    """
+
+    size_a: int
+    size_b: int
+    first_difference: int | None
+    ranges: tuple[tuple[int, int], ...]
+    range_count: int
+    bytes: int
+    read_bytes: int
+
+    @property
+    def equal(self) -> bool:
+        """Whether the disks have the same size and the same bytes."""
+        return self.first_difference is None
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 1 for a difference."""
+        return 0 if self.equal else EXIT_FOUND
+
+
+class Ranges:
+    """Collects ranges in order: joins those that touch, keeps the first ones, counts all.
+
+    Args:
+        limit: how many to keep.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self.kept: list[tuple[int, int]] = []
+        self.count = 0
+        self.bytes = 0
+        self._stop = -1
+
+    def add(self, start: int, length: int) -> None:
+        """A range that does not begin before the last one's start; bytes known already do not count again."""
+        stop = start + length
+        start = max(start, self._stop)
+        if start >= stop:
+            return
+        self.bytes += stop - start
+        if start == self._stop:
+            if self.count <= self._limit:
+                first, before = self.kept[-1]
+                self.kept[-1] = (first, before + stop - start)
+        else:
+            self.count += 1
+            if self.count <= self._limit:
+                self.kept.append((start, stop - start))
+        self._stop = stop
+
+
+def compare_contents(
+    a: Chain,
+    b: Chain,
+    *,
+    progress: ProgressCallback | None = None,
+    cancel: CancelToken | None = None,
+) -> Comparison:
+    """Compare the disks of ``a`` and ``b``.
+
+    Raises:
+        FormatError, ChainError, ReadError: one of them is not sound or cannot be read.
+        SourceChangedError: an input was written to meanwhile.
+        CancelledError: stopped through ``cancel``.
+    """
+    common = min(a.virtual_size, b.virtual_size)
+    larger = max(a.virtual_size, b.virtual_size)
+    watch = SourceWatch([*a.files(), *b.files()])
+    reporter = Reporter("compare", common, estimate=common, progress=progress, cancel=cancel)
+    comparer = _Comparer()
+    with watch.guarding():
+        pieces = _side_by_side(_parts(a, common), _parts(b, common))
+        for start, length, part_a, part_b in pieces:
+            reporter.update(start, start)
+            if not _is_same(part_a, part_b, length):
+                comparer.add(start, length, part_a, part_b)
+        comparer.flush()
+    watch.check()
+    comparer.differs(common, common, larger - common)
+    reporter.finish(common)
+    return Comparison(
+        size_a=a.virtual_size,
+        size_b=b.virtual_size,
+        first_difference=comparer.first,
+        ranges=tuple(comparer.ranges.kept),
+        range_count=comparer.ranges.count,
+        bytes=comparer.ranges.bytes,
+        read_bytes=comparer.read_bytes,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """``length`` bytes of a disk from one place; source None is zeros."""
+
+    length: int
+    source: ByteSource | None
+    file_offset: int
+
+    def behind(self, count: int) -> _Part:
+        """What follows the first ``count`` bytes."""
+        return _Part(self.length - count, self.source, self.file_offset + count)
+
+
+def _parts(chain: Chain, stop: int) -> Iterator[_Part]:
+    """The disk up to ``stop`` as parts in order, holes of the files taken for the zeros that they are."""
+    sources = [image.source for image in chain.images]
+    for plan in chain.windows(0, stop):
+        yield from _parts_of(plan, sources)
+
+
+def _parts_of(plan: Iterable[Run], sources: Sequence[ByteSource]) -> Iterator[_Part]:
+    for run in plan:
+        require_readable(run, sources[0].name)
+        if run.layer == ZEROS:
+            yield _Part(run.length, None, 0)
+            continue
+        source = sources[run.layer]
+        for file_offset, length, is_data in data_and_holes(source, run.file_offset, run.length):
+            yield _Part(length, source if is_data else None, file_offset)
+
+
+def _side_by_side(a: Iterator[_Part], b: Iterator[_Part]) -> Iterator[tuple[int, int, _Part, _Part]]:
+    """Guest offset, length and both sides of pieces that lie in one part of either."""
+    position = 0
+    part_a, part_b = next(a, None), next(b, None)
+    while part_a is not None and part_b is not None:
+        length = min(part_a.length, part_b.length)
+        yield position, length, part_a, part_b
+        position += length
+        part_a = next(a, None) if part_a.length == length else part_a.behind(length)
+        part_b = next(b, None) if part_b.length == length else part_b.behind(length)
+
+
+def _is_same(a: _Part, b: _Part, length: int) -> bool:
+    if a.source is None or b.source is None:
+        return a.source is b.source
+    if a.file_offset != b.file_offset:
+        return False
+    if a.source is b.source:
+        return True
+    key = _file_key(a.source, a.file_offset, length)
+    return key is not None and key == _file_key(b.source, b.file_offset, length)
+
+
+def _file_key(source: ByteSource, offset: int, length: int) -> object:
+    """Which file these bytes are read from, as they stand there; None when that cannot be said."""
+    if isinstance(source, PatchedSource):
+        if source.touches(offset, offset + length) or offset + length > source.below.size:
+            return None
+        return _file_key(source.below, offset, length)
+    if isinstance(source, FileSource):
+        return (source.opened_as.device, source.opened_as.inode) if source.opened_as.inode else None
+    if isinstance(source, JoinedSource):
+        keys = [_file_key(part, 0, part.size) for part in source.parts]
+        return None if None in keys else tuple(keys)
+    return None
+
+
+class _Comparer:
+    """Reads pieces of both sides, neighbours together, and notes where they differ."""
+
+    def __init__(self) -> None:
+        self.ranges = Ranges(RANGES_KEPT)
+        self.first: int | None = None
+        self.read_bytes = 0
+        self._a, self._b = bytearray(BUFFER_SIZE), bytearray(BUFFER_SIZE)
+        self._view_a, self._view_b = memoryview(self._a), memoryview(self._b)
+        self._start = 0
+        self._filled = 0
+
+    def add(self, start: int, length: int, a: _Part, b: _Part) -> None:
+        """Compare a piece, now or with its neighbours."""
+        if start != self._start + self._filled:
+            self.flush()
+            self._start = start
+        done = 0
+        while done < length:
+            count = min(length - done, BUFFER_SIZE - self._filled)
+            part = slice(self._filled, self._filled + count)
+            self._fill(self._view_a[part], a, done)
+            self._fill(self._view_b[part], b, done)
+            self._filled += count
+            done += count
+            if self._filled == BUFFER_SIZE:
+                self.flush()
+
+    def flush(self) -> None:
+        """Compare what is in the buffers."""
+        length = self._filled
+        # startswith compares in place.
+        if length and not self._a.startswith(self._view_b[:length]):
+            self._note(length)
+        self._start += length
+        self._filled = 0
+
+    def differs(self, first: int, start: int, length: int) -> None:
+        """Note a range that differs, from byte ``first`` on."""
+        if length:
+            self.first = first if self.first is None else self.first
+            self.ranges.add(start, length)
+
+    def _fill(self, view: memoryview, part: _Part, done: int) -> None:
+        if part.source is None:
+            view[:] = ZERO_PIECE[: len(view)]
+            return
+        try:
+            part.source.read_into(part.file_offset + done, view, field="payload")
+        except (ReadError, CorruptError) as error:
+            raise with_guest_range(error, self._start + self._filled, len(view)) from error
+        self.read_bytes += len(view)
+
+    def _note(self, length: int) -> None:
+        import numpy as np
+
+        a, b = (np.frombuffer(side, np.uint8, length) for side in (self._a, self._b))
+        at = np.flatnonzero(a != b) + self._start
+        if self.first is None:
+            self.first = int(at[0])
+        sectors = np.unique(at // GRAIN)
+        for run in np.split(sectors, np.flatnonzero(np.diff(sectors) > 1) + 1):
+            start = max(self._start, int(run[0]) * GRAIN)
+            stop = min(self._start + length, (int(run[-1]) + 1) * GRAIN)
+            self.differs(start, start, stop - start)
