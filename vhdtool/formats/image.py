@@ -105,7 +105,9 @@ class DiskImage(Protocol):
         """State of one block and the file offset of its data (0 where it has none).
 
         Bytes: ``entry(b)[1] + n`` is where the block's byte ``n`` stands when it is here.  DAMAGED
-        where the table entry breaks a rule, also one that only a look at the whole table shows.
+        where the table entry breaks a rule, also one that only a look at the whole table shows.  A block
+        that the file's end cuts off keeps its place (the survey has an ERROR for it): reading beyond the
+        end is an error, and what is there can be had by who asks for what is left.
         """
         ...
 

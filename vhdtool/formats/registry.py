@@ -37,8 +37,12 @@ def open_source(source: ByteSource, options: OpenOptions | None = None, *, raw: 
     Raises:
         FormatError: it is no image, or cannot be parsed at all.
     """
-    options = options or OpenOptions()
-    recognised = recognise(source)
+    return _open_as(recognise(source), source, options or OpenOptions(), raw=raw)
+
+
+def _open_as(
+    recognised: ImageFormat | None, source: ByteSource, options: OpenOptions, *, raw: bool
+) -> DiskImage:
     if recognised is ImageFormat.VHDX:
         from vhdtool.formats.vhdx.image import open_vhdx
 
@@ -87,9 +91,11 @@ def open_image(
     """
     source: ByteSource = FileSource(path)
     try:
-        if recognise(source) is None:
+        recognised = recognise(source)
+        if recognised is None:
             source = _with_split_parts(source)
-        image = open_source(source, options, raw=raw)
+            recognised = recognise(source)
+        image = _open_as(recognised, source, options or OpenOptions(), raw=raw)
         if strict:
             raise_first_error(image.findings)
     except BaseException:

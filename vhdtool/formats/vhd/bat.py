@@ -42,6 +42,8 @@ class Judged:
         start: int64[n], file offset of the block's bitmap.
         meta, eof: bool[n], the rules broken.
         truncated: bool[n], sound, but what lies beyond the disk's end is not there; at most one.
+        placed: bool[n], there is something to read: no rule is broken as far as can be seen here, or the
+            file was cut off inside the block's data.
     """
 
     def __init__(self, table: Table, block: Int64s, entries: Int64s) -> None:
@@ -55,6 +57,8 @@ class Judged:
         is_last = self.block == table.block_count - 1
         self.truncated: Bools = beyond & is_last & (self.start + table.stored_size_last <= table.data_stop)
         self.eof: Bools = beyond & ~self.truncated
+        begins = self.start + table.bitmap_size < table.data_stop if table.is_cut else np.False_
+        self.placed: Bools = ~(self.meta | (self.eof & ~begins))
 
     @classmethod
     def of_window(cls, table: Table, first: int, entries: Int64s) -> Judged:
@@ -131,7 +135,7 @@ def block_map(table: Table, overlaps: Overlaps, start: int, stop: int) -> BlockM
         judged = Judged.of_window(table, window.first, decode_entries(window.data))
         low = window.first - start
         state[low : low + window.count] = BlockState.ABSENT
-        readable = judged.sound & ~overlaps.among(judged.block)
+        readable = judged.placed & ~overlaps.among(judged.block)
         at = judged.block - start
         state[at] = np.where(readable, BlockState.PARTIAL, BlockState.DAMAGED)
         offset[at] = judged.start + table.bitmap_size
@@ -139,7 +143,7 @@ def block_map(table: Table, overlaps: Overlaps, start: int, stop: int) -> BlockM
 
 
 def _stored_ranges(table: Table, low: int = 0, high: int = 1 << 62) -> Iterator[Batch]:
-    """The sound entries of the disk that begin in ``[low, high)``, as ranges of the file."""
+    """The blocks that have something to read and begin in ``[low, high)``, as ranges of the file."""
     first, last = low // layout.SECTOR_SIZE, min(layout.BAT_UNUSED, -(-high // layout.SECTOR_SIZE))
     if first >= last:  # beyond what 32-bit sector numbers reach
         return
@@ -149,12 +153,11 @@ def _stored_ranges(table: Table, low: int = 0, high: int = 1 << 62) -> Iterator[
         entries = np.frombuffer(window.data, ">u4").astype(np.uint32)
         near = np.flatnonzero((entries >= first) & (entries < last))
         judged = Judged(table, near + window.first, entries[near].astype(np.int64))
-        sound = judged.sound
-        starts = judged.start[sound]
-        if judged.truncated.any():
-            yield starts, np.minimum(table.stored_size, table.data_stop - starts), judged.block[sound]
+        starts, blocks = judged.start[judged.placed], judged.block[judged.placed]
+        if judged.truncated.any() or judged.eof.any():
+            yield starts, np.minimum(table.stored_size, table.data_stop - starts), blocks
         else:
-            yield starts, table.stored_size, judged.block[sound]
+            yield starts, table.stored_size, blocks
 
 
 def _note_some(

@@ -23,6 +23,9 @@ class Chs(NamedTuple):
         return f"{self.cylinders}/{self.heads}/{self.sectors_per_track}"
 
 
+GEOMETRY_MAX: Final = Chs(65535, 16, 255)
+
+
 def geometry_of(virtual_size: int) -> Chs:
     """The geometry for a disk of ``virtual_size`` bytes: the largest that is not larger than the disk."""
     sectors = min(virtual_size // 512, _SECTORS_MAX)

@@ -20,7 +20,7 @@ from typing import Any, Final, Literal
 from vhdtool.errors import EXIT_CORRUPT, EXIT_UNSUPPORTED, FindingLog, Severity, printable
 from vhdtool.formats.image import Section
 from vhdtool.formats.vhd import layout
-from vhdtool.formats.vhd.chs import Chs, geometry_of
+from vhdtool.formats.vhd.chs import GEOMETRY_MAX, Chs, geometry_of
 from vhdtool.model.identity import DiskType, Identity, utc_from_2000
 from vhdtool.source import ByteSource
 
@@ -524,7 +524,8 @@ def _judge_geometry(chosen: _Candidate, parsed: Any, log: FindingLog) -> None:
     stored = Chs(parsed.cylinders, parsed.heads, parsed.sectors_per_track)
     size: int = parsed.current_size
     expected = geometry_of(size)
-    if stored.size > size:
+    # Disk2vhd and qemu's force_size store the largest geometry on purpose: "use Current Size".
+    if stored.size > size and stored != GEOMETRY_MAX:
         what = "the geometry is larger than the disk"
         _note(
             log,

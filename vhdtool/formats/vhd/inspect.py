@@ -36,7 +36,7 @@ def inspect_space(table: Table, header: DynamicHeader, overlaps: Overlaps, log: 
         if window.data is None:
             continue
         judged = Judged.of_window(table, window.first, decode_entries(window.data))
-        starts = judged.start[judged.sound]
+        starts = judged.start[judged.placed]
         count += len(starts)
         if count <= _SORTED_MAX:
             parts.append(starts)

@@ -44,6 +44,8 @@ class Table:
         stored_size: a block in the file: bitmap and data.
         stored_size_last: what of the disk's last block must be there: its data end with the disk.
         data_stop: where blocks must end: at the footer.
+        is_cut: there is no footer at the end: the file was cut off, perhaps inside a block, whose first
+            part can still be read by those who ask for what is left.
         metadata: (start, stop, name) of what blocks must not overlap.
     """
 
@@ -58,6 +60,7 @@ class Table:
         last_size = footer.virtual_size - (self.block_count - 1) * header.block_size
         self.stored_size_last = self.bitmap_size + last_size
         self.data_stop = source.size - footer.length
+        self.is_cut = footer.length == 0
         self.metadata = header.metadata
         there = max(0, source.size - self.offset) // layout.BAT_ENTRY_SIZE
         self.entries_there = min(self.entry_count, there)
@@ -111,7 +114,9 @@ class Table:
         start = entry * layout.SECTOR_SIZE
         stop = start + self.stored_size
         must_end = start + self.stored_size_last if block == self.block_count - 1 else stop
-        if must_end > self.data_stop or any(start < high and low < stop for low, high, _ in self.metadata):
+        begins = self.is_cut and start + self.bitmap_size < self.data_stop
+        beyond = must_end > self.data_stop and not begins
+        if beyond or any(start < high and low < stop for low, high, _ in self.metadata):
             return BlockState.DAMAGED, 0
         return BlockState.PARTIAL, start + self.bitmap_size
 

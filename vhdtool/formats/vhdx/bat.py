@@ -56,6 +56,8 @@ class _Column:
         live: bool[n], whose bytes are read.
         missing: bool[n], the table does not reach them.
         reserved, zero, eof, region: bool[n], broken rules; the last three of live ones.
+        cut: bool[n], of those in ``eof`` the payload blocks that begin inside the file: what is left of
+            them can still be read by those who ask for it.
         anchor: bool[n], states that keep an offset to old content.
     """
 
@@ -68,13 +70,14 @@ class _Column:
     reserved: Bools
     zero: Bools
     eof: Bools
+    cut: Bools
     region: Bools
     anchor: Bools
 
     @property
     def unplaced(self) -> Bools:
         """Live ones whose bytes cannot be read."""
-        return self.zero | self.eof | self.region
+        return self.zero | (self.eof & ~self.cut) | self.region
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -222,7 +225,8 @@ class BatSurvey:
             anchor = ((state == chunk.UNDEFINED) | (state == chunk.UNMAPPED)) & (offset_mib > 0)
         zero = live & (offset_mib == 0)
         eof = live & beyond & ~zero
-        placed = (live | anchor) & ~beyond & (offset_mib > 0)
+        cut = eof & near & (offset < size) if lowest_live is not None else np.zeros(len(state), np.bool_)
+        placed = (live | anchor) & (~beyond | cut) & (offset_mib > 0)
         region = _touch(offset, offset + length, self._reserved) & placed
         return _Column(
             index,
@@ -234,6 +238,7 @@ class BatSurvey:
             (entries & np.uint64(chunk.RESERVED_MASK)) != 0,
             zero,
             eof,
+            cut,
             region & live,
             anchor,
         )
@@ -249,7 +254,8 @@ class BatSurvey:
             totals["full"] += int((window.blocks.state == chunk.FULLY_PRESENT).sum())
             for column in (window.blocks, window.bitmaps):
                 stored = (column.live & ~column.unplaced) | self._sound_anchor(column)
-                self.referenced += int(column.length[stored].sum())
+                there = np.minimum(column.length, self._table.file_size - column.offset)
+                self.referenced += int(there[stored].sum())
         self.overlaps = find_overlaps(lambda: self._batches(anchors=False), self._table.file_size)
         self._report_overlaps(self.overlaps)
         if totals["anchors"]:
@@ -308,7 +314,7 @@ class BatSurvey:
 
     def _judge_last(self, blocks: _Column) -> None:
         whole = int(blocks.offset[-1]) + self._table.geometry.block_size
-        if not blocks.live[-1] or blocks.unplaced[-1]:
+        if not blocks.live[-1] or blocks.unplaced[-1] or blocks.eof[-1]:
             return
         self.referenced += min(whole, self._table.file_size) - int(blocks.offset[-1] + blocks.length[-1])
         if whole > self._table.file_size:
@@ -330,11 +336,12 @@ class BatSurvey:
         for first, stop in self._windows():
             window = self._window(first, stop)
             for column in (window.blocks, window.bitmaps):
-                stored = column.live & ~column.zero & ~column.eof
+                stored = column.live & ~column.zero & (~column.eof | column.cut)
                 if anchors:
                     stored |= self._sound_anchor(column)
                 if stored.any():
-                    yield column.offset[stored], column.length[stored], column.index[stored]
+                    length = np.minimum(column.length, self._table.file_size - column.offset)
+                    yield column.offset[stored], length[stored], column.index[stored]
 
     def _report_overlaps(self, overlaps: Overlaps) -> None:
         if not overlaps:

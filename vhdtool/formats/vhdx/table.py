@@ -47,10 +47,10 @@ class Table:
         return i + 1 < len(self.reserved) and self.reserved[i + 1][0] < stop
 
     def place(self, entry: int, length: int) -> int | None:
-        """File offset of ``length`` bytes that ``entry`` places; None where they cannot be."""
+        """File offset of ``length`` bytes that ``entry`` places; None where they cannot begin."""
         offset_mib = entry >> chunk.OFFSET_SHIFT
         offset = offset_mib * MIB
-        if offset_mib == 0 or offset + length > self.file_size:
+        if offset_mib == 0 or offset >= self.file_size:
             return None
         return None if self.touches_reserved(offset, offset + length) else offset
 
@@ -170,7 +170,9 @@ class BatReader:
         entry = self.entry(self.table.chunks.index_of_bitmap(number))
         if entry is None or entry & chunk.STATE_MASK != chunk.BITMAP_PRESENT:
             return None
-        return self.table.place(entry, chunk.BITMAP_BLOCK_SIZE)
+        offset = self.table.place(entry, chunk.BITMAP_BLOCK_SIZE)
+        is_whole = offset is not None and offset + chunk.BITMAP_BLOCK_SIZE <= self.table.file_size
+        return offset if is_whole else None
 
     def counts(self) -> BlockCounts:
         """Blocks by the state that their entries give; blocks in reserved states are in none."""
