@@ -259,17 +259,17 @@ def identity_key(image: DiskImage | ImageFacts) -> IdentityKey | None:
 
 @dataclass(slots=True)
 class Tried:
-    """Everything that was tried for one link, in order."""
+    """Everything that was tried for one link, in order; several records of a child may lead to one path."""
 
-    attempts: list[tuple[str, str]] = field(default_factory=list)
+    attempts: dict[tuple[str, str], None] = field(default_factory=dict)
 
     def add(self, what: object, outcome: str) -> None:
         """``what`` was tried (a path, mostly), and this came of it."""
-        self.attempts.append((str(what), outcome))
+        self.attempts[str(what), outcome] = None
 
     def __str__(self) -> str:
         """For a message, of bounded length."""
-        shown = [f"{_clipped(what)} ({outcome})" for what, outcome in self.attempts[:TRIED_SHOWN_MAX]]
+        shown = [f"{_clipped(what)} ({outcome})" for what, outcome in list(self.attempts)[:TRIED_SHOWN_MAX]]
         more = len(self.attempts) - len(shown)
         if more:
             shown.append(f"and {more} more")
@@ -522,9 +522,9 @@ class ParentFinder:
                 search.others.append((path, candidate))
             search.tried.add(path, candidate.outcome)
             return None
-        is_layer = trail.carries(parent)
-        if parent.write_id in search.wanted and not is_layer:
+        if parent.write_id in search.wanted:
             return parent
+        is_layer = trail.carries(parent)
         search.wrong.append((found_by, path, ImageFacts.of(parent), is_layer))
         note = ", already a layer of this chain" if is_layer else ""
         search.tried.add(path, f"identity {parent.write_id}{note}")

@@ -13,18 +13,18 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 from uuid import uuid4
 
 from vhdtool.chain.paths import path_fault
-from vhdtool.errors import EXIT_UNSUPPORTED, FindingLog, TargetError, printable
+from vhdtool.errors import EXIT_UNSUPPORTED, Finding, FindingLog, TargetError, printable
 from vhdtool.export.copy import CancelToken, Mover, ProgressCallback, Reporter
 from vhdtool.export.target import TargetFile, mode_like
 from vhdtool.export.watch import SourceWatch
-from vhdtool.formats.image import Sink
+from vhdtool.formats.image import OpenOptions, Sink
 from vhdtool.formats.registry import open_image, recognise
 from vhdtool.model.identity import DiskType, Identity, ImageFormat
 from vhdtool.model.state import Run
@@ -66,6 +66,7 @@ class CreateReport:
         disk_id, write_id: as ``info`` shows them; the same for a VHD.
         data_bytes: taken from the raw disk.
         parent: the path recorded of the parent, relative, with Windows separators; None for all others.
+        findings: about the parent, which was read for its identity and size.
     """
 
     target: str
@@ -78,6 +79,7 @@ class CreateReport:
     write_id: Identity
     data_bytes: int = 0
     parent: str | None = None
+    findings: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,7 @@ def create_image(
     force: bool = False,
     sync: bool = True,
     identities: Identities | None = None,
+    options: OpenOptions | None = None,
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
 ) -> CreateReport:
@@ -125,6 +128,7 @@ def create_image(
         force: replace what stands under the name (never one of the inputs).
         sync: wait until the disk has it before it appears.
         identities: instead of new ones.
+        options: how to open ``parent``.
         progress, cancel: as for an export.
 
     Raises:
@@ -140,17 +144,25 @@ def create_image(
         raise ValueError("a differencing image has a parent, and no other has")
     if source is not None and parent is not None:
         raise ValueError("a child begins empty: a source and a parent exclude each other")
-    shape = _Shape(str(target), _wanted_format(target, format, parent), DiskType(subformat))
-    shape.block_size = block_size
-    shape.sector_size = logical_sector_size
-    shape.physical_sector_size = physical_sector_size
-    shape.virtual_size = size
-    shape.identities = identities or Identities()
     with ExitStack() as stack:
+        above = None
+        if parent is not None:
+            above = open_image(parent, options)
+            stack.callback(above.close)
+        shape = _Shape(
+            str(target),
+            _wanted_format(target, format, above),
+            DiskType(subformat),
+            virtual_size=size,
+            block_size=block_size,
+            sector_size=logical_sector_size,
+            physical_sector_size=physical_sector_size,
+            identities=identities or Identities(),
+        )
         file = None
         inputs: list[Path] = []
-        if parent is not None:
-            inputs = _become_child(shape, Path(parent), stack)
+        if above is not None:
+            inputs = _become_child(shape, above)
         elif source is not None:
             file = _open_raw(source, stack)
             inputs = [file.path]
@@ -161,7 +173,7 @@ def create_image(
         )
         report = _write(shape, output, file, progress, cancel)
         output.publish()
-    return report
+    return report if above is None else replace(report, findings=above.findings)
 
 
 def snapshot_image(
@@ -173,6 +185,7 @@ def snapshot_image(
     force: bool = False,
     sync: bool = True,
     identities: Identities | None = None,
+    options: OpenOptions | None = None,
 ) -> CreateReport:
     r"""Make an empty differencing child of ``parent``, in the parent's format.
 
@@ -198,6 +211,7 @@ def snapshot_image(
         force=force,
         sync=sync,
         identities=identities,
+        options=options,
     )
 
 
@@ -407,16 +421,14 @@ def _vhdx_writer(shape: _Shape, output: TargetFile, disk_id: Identity, write_id:
     )
 
 
-def _wanted_format(target: AnyPath, wanted: Format | None, parent: AnyPath | None) -> ImageFormat:
+def _wanted_format(target: AnyPath, wanted: Format | None, parent: DiskImage | None) -> ImageFormat:
     """What was asked for, else the parent's format, else what the name claims."""
     if wanted is not None:
         return ImageFormat(wanted)
     claimed = _SUFFIXES.get(Path(target).suffix.lower())
     if parent is not None:
-        image = open_image(parent)
-        image.close()
         # A raw disk is no parent in any format; that is said where the parent is looked at.
-        inherited = image.format if image.format is not ImageFormat.RAW else claimed or ImageFormat.VHDX
+        inherited = parent.format if parent.format is not ImageFormat.RAW else claimed or ImageFormat.VHDX
         if claimed not in (None, inherited):
             names = f"a {claimed.upper()}, and its parent is a {inherited.upper()}"
             raise _cannot(target, f"its name claims {names}")
@@ -455,11 +467,9 @@ def _fit_source(shape: _Shape, source: FileSource) -> None:
         )
 
 
-def _become_child(shape: _Shape, path: Path, stack: ExitStack) -> list[Path]:
-    """Take over from the parent at ``path`` what a child has of it; returns the parent's files."""
-    image = open_image(path)
-    stack.callback(image.close)
-    log = FindingLog(str(path))
+def _become_child(shape: _Shape, image: DiskImage) -> list[Path]:
+    """Take over from the parent what a child has of it; returns the parent's files."""
+    log = FindingLog(image.source.name)
     if image.write_id is None or image.format is not shape.format:
         log.refuse(
             "create.parent_format",
@@ -481,7 +491,7 @@ def _become_child(shape: _Shape, path: Path, stack: ExitStack) -> list[Path]:
     if shape.format is ImageFormat.VHDX:
         _inherit_disk(shape, image)
     files = [file.path for file in files_of(image.source)]
-    shape.parent = _parent_paths(shape.target, files[0] if files else path, image.write_id)
+    shape.parent = _parent_paths(shape.target, files[0], image.write_id)
     return files
 
 

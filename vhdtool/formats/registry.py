@@ -64,6 +64,13 @@ def _open_as(
         from vhdtool.formats.raw import RawImage
 
         return RawImage(source)
+    from vhdtool.formats.vhdx.header import find_valid_header
+
+    if find_valid_header(source):
+        # A VHDX whose identifier was destroyed: its own reader says so.
+        from vhdtool.formats.vhdx.image import open_vhdx
+
+        return open_vhdx(source, options)
     # Nothing of the content is quoted: the file may be anything, and anybody's.
     log.refuse(
         "image.unknown", "neither a VHD nor a VHDX signature in this file", expected="conectix or vhdxfile"

@@ -1,0 +1,18 @@
+"""Where the process starts; what the command line is stands in ``app``."""
+
+import sys
+
+
+def main() -> None:
+    """Run the command line on ``sys.argv`` and exit.
+
+    All imports are made in here: Ctrl-C during them, which take most of a short command's time, ends as
+    quietly as one during the work.
+    """
+    try:
+        from vhdtool.cli.app import cli
+
+        cli.main(prog_name="vhdtool")
+    except KeyboardInterrupt:
+        sys.stderr.write("error: stopped by the user\n")
+        sys.exit(130)

@@ -1,0 +1,125 @@
+"""What differs between two disks: differences, comparisons and verifications as JSON and for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from vhdtool.report.findings import finding_lines, findings_json
+from vhdtool.report.text import Document, Paint, count, name_of, plain, size_both, size_text, table
+
+if TYPE_CHECKING:
+    from vhdtool.chain.diff import Difference
+    from vhdtool.export.compare import Comparison
+    from vhdtool.export.verify import VerifyReport
+
+_SHOWN_MAX: Final = 1000
+
+
+def ranges_json(ranges: Sequence[tuple[int, int]]) -> list[Document]:
+    """Ranges of guest bytes."""
+    return [{"start": start, "length": length} for start, length in ranges]
+
+
+def ranges_text(ranges: Sequence[tuple[int, int]], number: int, paint: Paint = plain) -> str:
+    """A table of the first ranges.
+
+    Args:
+        number: how many there are in all.
+    """
+    rows = [(f"{start:#x}", f"{length:#x}", size_text(length)) for start, length in ranges[:_SHOWN_MAX]]
+    text = table(("Start", "Length", "Size"), rows, right=(0, 1, 2), indent=2)
+    head, _, rest = text.partition("\n")
+    text = f"{paint(head, 'name')}\n{rest}"
+    more = number - len(rows)
+    return f"{text}\n  and {count(more, 'more range')}" if more > 0 else text
+
+
+def diff_json(difference: Difference, verified: Comparison | None = None) -> Document:
+    """The document of ``diff --json``; with ``verified`` only what was read and really differs."""
+    found = verified or difference
+    return {
+        "virtual_size": difference.virtual_size,
+        "common_layers": list(difference.common_layers),
+        "ranges": ranges_json(found.ranges),
+        "bytes": found.bytes,
+        "content_verified": verified is not None,
+    }
+
+
+def diff_text(difference: Difference, verified: Comparison | None = None, paint: Paint = plain) -> str:
+    """The same for people."""
+    found = verified or difference
+    number = len(difference.ranges) if verified is None else verified.range_count
+    parts = []
+    if difference.common_layers:
+        lines = [
+            paint("Layers that both read", "name"),
+            *(f"  {name_of(p)}" for p in difference.common_layers),
+        ]
+        parts.append("\n".join(lines))
+    if found.ranges:
+        parts.append(ranges_text(found.ranges, number, paint))
+    verb = "can differ" if verified is None else "differ"
+    parts.append(
+        f"{size_both(found.bytes)} in {count(number, 'range')} {verb}, "
+        f"of a disk of {size_text(difference.virtual_size)}"
+        if found.ranges
+        else "nothing " + ("can differ" if verified is None else "differs")
+    )
+    return "\n\n".join(parts)
+
+
+def compare_json(comparison: Comparison) -> Document:
+    """The document of ``compare --json``; ``range_count`` counts those too that are not listed."""
+    return {
+        "equal": comparison.equal,
+        "first_difference": comparison.first_difference,
+        "ranges": ranges_json(comparison.ranges),
+        "bytes": comparison.bytes,
+        "range_count": comparison.range_count,
+    }
+
+
+def compare_text(comparison: Comparison, paint: Paint = plain) -> str:
+    """The same for people."""
+    if comparison.equal:
+        return paint(f"equal: {size_both(comparison.size_a)} on both sides", "good")
+    assert comparison.first_difference is not None
+    lines = [paint(f"different from byte {comparison.first_difference:#x} on", "error")]
+    if comparison.size_a != comparison.size_b:
+        lines.append(f"sizes: {size_both(comparison.size_a)} and {size_both(comparison.size_b)}")
+    lines.append(ranges_text(comparison.ranges, comparison.range_count, paint))
+    lines.append(f"{size_both(comparison.bytes)} in {count(comparison.range_count, 'range')} differ")
+    return "\n".join(lines)
+
+
+def verify_json(report: VerifyReport) -> Document:
+    """The document of ``verify --json`` against a manifest."""
+    return {
+        "ok": report.ok,
+        "target": report.target,
+        "manifest": report.manifest,
+        "size_expected": report.size_expected,
+        "size_found": report.size_found,
+        "bad_ranges": ranges_json(report.bad_ranges),
+        "bad_count": report.bad_count,
+        "bad_bytes": report.bad_bytes,
+        "checked_bytes": report.checked_bytes,
+        "root": report.root,
+        "findings": findings_json(report.findings),
+    }
+
+
+def verify_text(report: VerifyReport, paint: Paint = plain) -> str:
+    """The same for people."""
+    if report.ok:
+        read = f"{size_both(report.checked_bytes)} of data read"
+        return paint(f"{name_of(report.target)}: as exported, {read}", "good")
+    lines = [
+        paint(f"{name_of(report.target)}: NOT what {name_of(report.manifest)} says", "error"),
+        *finding_lines(report.findings, indent=2, paint=paint),
+    ]
+    if report.bad_count:
+        lines.append(f"{size_both(report.bad_bytes)} in {count(report.bad_count, 'range')} differ")
+    return "\n".join(lines)
