@@ -55,7 +55,7 @@ def test_info_shows_the_structures_by_their_specified_names(snapshots: Snapshots
     if snapshots.child.suffix == ".vhd":
         wanted = ["Hard Disk Footer at 0x", "Dynamic Disk Header at 0x200", "Max Table Entries", "Disk Type"]
     else:
-        wanted = ["region table at 0x30000", "parent locator", "DataWriteGuid", "SequenceNumber"]
+        wanted = ["Region Table at 0x30000", "Parent Locator", "DataWriteGuid", "SequenceNumber"]
     for name in wanted:
         assert name in text
 

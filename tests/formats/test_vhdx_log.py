@@ -273,7 +273,7 @@ def test_a_clean_log_is_not_looked_at() -> None:
 def test_entries_are_shown_as_sections() -> None:
     names = [s.name for s in opened(with_log(a_vhdx(), [an_entry(5, tail=0), an_entry(6, tail=0)])).sections]
 
-    assert names[-2:] == ["log entry 5", "log entry 6"]
+    assert names[-2:] == ["Log Entry 5", "Log Entry 6"]
 
 
 # ---------------------------------------------------------------- logs that cannot be replayed

@@ -91,12 +91,12 @@ def test_sections_show_the_structures_by_their_specified_names() -> None:
     names = [section.name for section in opened(a_vhdx(parent=a_locator())).sections]
 
     assert names == [
-        "file identifier",
-        "header 2 (current)",
-        "header 1",
-        "region table",
-        "metadata",
-        "parent locator",
+        "File Type Identifier",
+        "Header 2 (current)",
+        "Header 1",
+        "Region Table",
+        "Metadata",
+        "Parent Locator",
     ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from vhdtool.errors import printable
+from vhdtool.errors import hexadecimal, printable
 from vhdtool.formats.image import DiskImage, Section
 from vhdtool.model.identity import ImageFormat, ParentLink, ParentPath
 from vhdtool.model.state import BlockCounts
@@ -160,7 +160,14 @@ def _locator_name(path: ParentPath) -> str:
 
 def _section_text(section: Section, paint: Paint) -> str:
     head = f"{paint(printable(section.name), 'name')} {paint(f'at {section.offset:#x}', 'faint')}"
-    return f"{head}\n{fields(section.fields, indent=2, width=_WIDTH - 2)}"
+    rows = [(name, _section_value(name, value)) for name, value in section.fields]
+    return f"{head}\n{fields(rows, indent=2, width=_WIDTH - 2)}"
+
+
+def _section_value(name: str, value: str | int) -> str | int:
+    """Offsets in hex, as everywhere; sizes and counts in decimal, as one compares them with Windows'."""
+    is_offset = isinstance(value, int) and ("Offset" in name or name == "Tail")
+    return hexadecimal(value) if is_offset and isinstance(value, int) else value
 
 
 def _file_size(image: DiskImage) -> int:

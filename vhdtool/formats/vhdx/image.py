@@ -73,7 +73,7 @@ def _read_identifier(source: ByteSource, log: FindingLog) -> tuple[str, Section]
     raw = source.read_exact(0, layout.IDENTIFIER_SIZE, field="file identifier")
     fields = layout.FILE_IDENTIFIER.parse(raw)
     creator = printable(fields.creator.decode("utf-16-le", "replace").split("\0", 1)[0].strip())
-    section = Section("file identifier", 0, (("Signature", "vhdxfile"), ("Creator", creator)))
+    section = Section("File Type Identifier", 0, (("Signature", "vhdxfile"), ("Creator", creator)))
     return creator, section
 
 

@@ -211,4 +211,4 @@ def _result(
 ) -> ParentLocator:
     fields: list[tuple[str, str | int]] = [("LocatorType", kind), ("KeyValueCount", len(values))]
     fields.extend(values.items())
-    return ParentLocator(ParentLink(identities, paths), Section("parent locator", offset, tuple(fields)))
+    return ParentLocator(ParentLink(identities, paths), Section("Parent Locator", offset, tuple(fields)))

@@ -59,7 +59,7 @@ class LogEntry:
     def section(self, log_offset: int) -> Section:
         """The entry for people to look at; the log stands at file offset ``log_offset``."""
         return Section(
-            f"log entry {self.sequence_number}",
+            f"Log Entry {self.sequence_number}",
             log_offset + self.position,
             (
                 ("EntryLength", self.length),

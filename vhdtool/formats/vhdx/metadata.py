@@ -391,7 +391,7 @@ def _section(region: Region, items: list[Item], values: dict[bytes, bytes]) -> S
     for item in items[:_SHOWN_MAX]:
         value = values.get(item.item_id) if item.known else None
         fields.append((item.name, _shown(item, value)))
-    return Section("metadata", region.file_offset, tuple(fields))
+    return Section("Metadata", region.file_offset, tuple(fields))
 
 
 def _shown(item: Item, value: bytes | None) -> str | int:

@@ -70,7 +70,7 @@ class RegionTable:
         """The table for people to look at."""
         entries = tuple((region.name, region.shown) for region in self.regions[:_SHOWN_MAX])
         head = (("Checksum", f"{self.checksum:#010x}"), ("EntryCount", len(self.regions)))
-        return Section("region table", self.offset, (*head, *entries))
+        return Section("Region Table", self.offset, (*head, *entries))
 
 
 def read_region_table(
