@@ -17,7 +17,7 @@ import errno
 import os
 import stat
 import threading
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
@@ -424,8 +424,10 @@ class PatchedSource(_Reader):
     def data_ranges(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
         position = start
         stop = min(stop, self.size)
-        ranges = sorted([*self.below.data_ranges(start, stop), *self.patched])
-        for first, last in ranges:
+        # Only the patches in the range: whoever asks piece by piece must not pay for all of them each time.
+        near = self._pieces[max(0, bisect_right(self._starts, start) - 1) : bisect_left(self._starts, stop)]
+        patched = [(first, last) for first, last, _, _ in near]
+        for first, last in sorted([*self.below.data_ranges(start, stop), *patched]):
             first, last = max(first, position), min(last, stop)
             if first < last:
                 yield first, last

@@ -1,4 +1,4 @@
-"""Images in memory with any block states, and the disk that their chain must show, worked out sector by sector."""
+"""Images in memory with any block states, and the disk that their chain must show, sector by sector."""
 
 from __future__ import annotations
 

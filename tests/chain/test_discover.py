@@ -24,9 +24,10 @@ from tests.chain.disks import (
     record_opens,
     record_paths,
 )
-from vhdtool.chain import discover
+from vhdtool.chain import candidates, discover
 from vhdtool.chain.chain import Chain, FoundBy, LinkVerdict
-from vhdtool.chain.discover import ImageFacts, judge_link, open_chain
+from vhdtool.chain.discover import open_chain
+from vhdtool.chain.link import ImageFacts, Tried, judge_link
 from vhdtool.chain.paths import Folders, PathMap
 from vhdtool.errors import (
     ChainError,
@@ -333,6 +334,12 @@ def test_a_missing_parent_is_refused_with_its_identity_and_every_path_tried(
         open_chain(leaf)
 
 
+def test_a_path_that_two_records_lead_to_is_named_once(tmp_path: Path, family: Family) -> None:
+    leaf = family.make(tmp_path / "leaf", 2, 1, relative=".\\base.img", absolute="D:\\VMs\\base.img")
+
+    assert refusal(leaf).what.count(f"{tmp_path / 'base.img'} (") == 1
+
+
 def test_a_wrong_parent_is_refused_with_both_identities(tmp_path: Path, family: Family) -> None:
     base = family.make(tmp_path / "base", 7)
     leaf = family.make(tmp_path / "leaf", 2, 1, relative=".\\base")
@@ -588,6 +595,13 @@ def test_a_mismatch_that_is_allowed_does_not_go_round_in_a_loop(tmp_path: Path, 
     assert refusal(leaf, allow_mismatch=True).code == "chain.loop"
 
 
+def test_a_mismatch_that_is_allowed_is_no_copy_of_a_layer(tmp_path: Path, family: Family) -> None:
+    leaf = family.make(tmp_path / "leaf", 2, 9, relative=".\\copy")
+    shutil.copy(leaf, tmp_path / "copy")
+
+    assert refusal(leaf, allow_mismatch=True).code == "chain.loop"
+
+
 def test_a_chain_of_256_layers_opens(tmp_path: Path, family: Family) -> None:
     leaf = family.chain(tmp_path, 256)
 
@@ -662,13 +676,14 @@ def test_candidates_that_are_passed_over_are_closed_at_once(
     tmp_path: Path, family: Family, descriptors: Callable[[], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = []
-    real = discover.open_candidate
+    real = candidates.open_candidate
 
-    def keep(*arguments: Any) -> discover.Candidate:
+    def keep(*arguments: Any) -> candidates.Candidate:
         kept.append(real(*arguments))
         return kept[-1]
 
-    monkeypatch.setattr(discover, "open_candidate", keep)
+    for module in (discover, candidates):
+        monkeypatch.setattr(module, "open_candidate", keep)
     family.make(tmp_path / "base", 7)
     family.make(tmp_path / "other", 8)
     leaf = family.make(tmp_path / "leaf", 2, 1, relative=".\\base")
@@ -685,9 +700,9 @@ def test_a_relative_path_is_never_looked_up_in_the_maps(tmp_path: Path, family: 
     (tmp_path / "store" / "dir").mkdir(parents=True)
     family.make(tmp_path / "store" / "dir" / "base.img", 1)
     link = ParentLink((an_identity(1),), (ParentPath(PathKind.RELATIVE_PATH, "C:\\dir\\base.img", "W2ru"),))
-    tried = discover.Tried()
+    tried = Tried()
 
-    found = discover.named_candidates(
+    found = candidates.named_candidates(
         link, [tmp_path], [], [PathMap.parse(f"C:={tmp_path / 'store'}")], Folders(), tried
     )
 

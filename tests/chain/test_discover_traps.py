@@ -11,7 +11,8 @@ from tests.builders import vhdx
 from tests.chain.disks import VHD, VHDX, Family, make_vhd, make_vhdx, record_opens, record_paths
 from vhdtool.chain import paths
 from vhdtool.chain.chain import FoundBy
-from vhdtool.chain.discover import TRIED_SHOWN_MAX, open_chain
+from vhdtool.chain.discover import open_chain
+from vhdtool.chain.link import TRIED_SHOWN_MAX
 from vhdtool.errors import Finding, ParentNotFoundError, VhdtoolError
 
 SECRET = b"the password is hunter2 "

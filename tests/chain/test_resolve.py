@@ -13,7 +13,7 @@ from numpy.testing import assert_array_equal
 
 from tests.chain.fake import FakeImage, chain_of, fake_chains, truth
 from vhdtool.chain import flatten as flatten_module
-from vhdtool.chain.chain import Engine
+from vhdtool.chain.engine import Engine
 from vhdtool.chain.flatten import flatten
 from vhdtool.chain.reference import read_naively, sector_origins
 from vhdtool.chain.walk import first_run, walk
@@ -162,7 +162,7 @@ def test_a_damaged_block_is_refused_by_name_and_its_neighbours_are_read() -> Non
     chain = chain_of(image)
 
     assert chain.read(8 * 512, 100) == truth([image])[8 * 512 :][:100]
-    with pytest.raises(CorruptError, match="guest range 0x200 to 0x1000"):
+    with pytest.raises(CorruptError, match="guest bytes 0x200 to 0x1000"):
         chain.read(512, 5000)
     assert rows(chain.plan())[0] == Run(0, 4096, DAMAGED, -1)
 

@@ -16,9 +16,10 @@ import pytest
 
 import vhdtool.chain.tree as module
 from tests.chain.disks import VHD, VHDX, Family, damage, make_vhd, make_vhdx, record_opens, record_paths
-from vhdtool.chain import discover
+from vhdtool.chain import candidates
+from vhdtool.chain.candidates import Candidate
 from vhdtool.chain.chain import FoundBy, LinkVerdict
-from vhdtool.chain.discover import Candidate, open_chain
+from vhdtool.chain.discover import open_chain
 from vhdtool.chain.tree import Role, SnapshotTree, find_snapshots
 from vhdtool.errors import FileMissingError, Finding, ReadError, Severity
 
@@ -142,7 +143,7 @@ def test_an_image_is_closed_before_the_next_is_opened(
 
     def keep(*arguments: Any) -> Candidate:
         counts.append(len(list(descriptors.iterdir())))
-        kept.append(discover.open_candidate(*arguments))
+        kept.append(candidates.open_candidate(*arguments))
         return kept[-1]
 
     monkeypatch.setattr(module, "open_candidate", keep)

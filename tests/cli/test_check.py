@@ -37,7 +37,7 @@ def test_a_folder_of_many_images_needs_few_descriptors(
                 opened.remove(id(self))
             super().close()
 
-    for module in ("vhdtool.formats.registry", "vhdtool.chain.discover"):
+    for module in ("vhdtool.formats.registry", "vhdtool.chain.candidates"):
         monkeypatch.setattr(f"{module}.FileSource", Counted)
 
     report = check_paths([tmp_path])

@@ -13,21 +13,18 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Literal, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from vhdtool.errors import Finding, Severity, raise_first_error
 from vhdtool.formats.image import DiskImage
 from vhdtool.source import FileSource, files_of
 
 if TYPE_CHECKING:
+    from vhdtool.chain.engine import Engine
     from vhdtool.chain.reader import ChainReader
     from vhdtool.model.plan import ReadPlan
 
 DEPTH_MAX: Final = 256
-# A read of this many bytes or fewer is resolved by walking, a longer one by flattening its windows.
-WALK_BYTES_MAX: Final = 1 << 20
-
-Engine = Literal["numpy", "numba"]
 
 
 class FoundBy(StrEnum):

@@ -6,7 +6,7 @@ NumPy is the default: a numba kernel costs about 0.7 s to start in a fresh proce
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +14,7 @@ import numpy.typing as npt
 from vhdtool.errors import MissingPackageError
 from vhdtool.kernels import reference
 
-if TYPE_CHECKING:
-    from vhdtool.chain.chain import Engine
-
+Engine = Literal["numpy", "numba"]
 Int64s = npt.NDArray[np.int64]
 Bits = npt.NDArray[np.uint8]
 

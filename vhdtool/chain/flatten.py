@@ -23,12 +23,11 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import numpy.typing as npt
 
-from vhdtool.chain.engine import BitmapEngine, engine_named
+from vhdtool.chain.engine import BitmapEngine, Engine, engine_named
 from vhdtool.model.plan import ReadPlan, merged
 from vhdtool.model.state import DAMAGED, STATE_BITS, ZEROS, BlockState, Run
 
 if TYPE_CHECKING:
-    from vhdtool.chain.chain import Engine
     from vhdtool.formats.image import DiskImage
 
 Int64s = npt.NDArray[np.int64]

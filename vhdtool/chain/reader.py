@@ -5,15 +5,17 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from vhdtool.chain.chain import WALK_BYTES_MAX
 from vhdtool.chain.walk import walk
 from vhdtool.errors import CorruptError, Finding, Location, Severity, hexadecimal
 from vhdtool.model.state import DAMAGED, ZEROS, Run
 
 if TYPE_CHECKING:
     from vhdtool.chain.chain import Chain
+
+# A read of this many bytes or fewer is resolved by walking, a longer one by flattening its windows.
+WALK_BYTES_MAX: Final = 1 << 20
 
 
 def read_into(chain: Chain, offset: int, buffer: memoryview) -> None:
@@ -40,26 +42,27 @@ def execute(chain: Chain, runs: Iterable[Run], offset: int, buffer: memoryview) 
     """Read each of ``runs`` to its place in ``buffer``, whose first byte is guest byte ``offset``."""
     for run in runs:
         part = buffer[run.offset - offset : run.offset - offset + run.length]
+        require_readable(run, str(chain.layers[0].path))
         if run.layer == ZEROS:
             part[:] = bytes(run.length)
-        elif run.layer == DAMAGED:
-            raise damaged_range(chain, run.offset, run.length)
         else:
             source = chain.layers[run.layer].image.source
             source.read_into(run.file_offset, part, field=f"payload of guest offset {run.offset:#x}")
 
 
-def damaged_range(chain: Chain, start: int, length: int) -> CorruptError:
-    """The refusal of a guest range whose table entry breaks a rule."""
-    return CorruptError(
-        Finding(
-            "chain.damaged_range",
-            Severity.ERROR,
-            Location(str(chain.layers[0].path), None, "virtual disk"),
-            "a range of the disk cannot be read",
-            f"guest range {hexadecimal(start)} to {hexadecimal(start + length)}",
+def require_readable(run: Run, leaf: str) -> None:
+    """Refuse a run that no layer can give.
+
+    Raises:
+        CorruptError: it is ``DAMAGED``; the error names the range of the disk.
+    """
+    if run.layer == DAMAGED:
+        guest = f"{hexadecimal(run.offset)} to {hexadecimal(run.offset + run.length)}"
+        what = (
+            f"guest bytes {guest} cannot be read: the table entry of this range breaks a rule of its format"
         )
-    )
+        location = Location(leaf, None, "virtual disk")
+        raise CorruptError(Finding("chain.damaged_range", Severity.ERROR, location, what))
 
 
 class ChainReader(io.RawIOBase):

@@ -23,26 +23,28 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Literal
 
-from vhdtool.chain.chain import DEPTH_MAX, FoundBy, LinkVerdict
-from vhdtool.chain.discover import (
+from vhdtool.chain.candidates import (
     AMBIGUOUS_SHOWN_MAX,
     VHD_SET,
-    AnyPath,
     Candidate,
     FileKey,
+    file_keys,
+    folders_of,
+    named_candidates,
+    open_candidate,
+)
+from vhdtool.chain.chain import DEPTH_MAX, FoundBy, LinkVerdict
+from vhdtool.chain.discover import AnyPath
+from vhdtool.chain.link import (
     IdentityKey,
     ImageFacts,
     Tried,
     ambiguous_finding,
     depth_finding,
-    file_keys,
-    folders_of,
     identity_key,
     judge_link,
     loop_finding,
     missing_finding,
-    named_candidates,
-    open_candidate,
     refusal_finding,
     wanted_identities,
 )

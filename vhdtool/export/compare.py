@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from vhdtool.chain.chain import Chain
+from vhdtool.chain.reader import require_readable
 from vhdtool.errors import EXIT_FOUND, CorruptError, ReadError
 from vhdtool.export.copy import (
     CancelToken,
     ProgressCallback,
     Reporter,
     data_and_holes,
-    require_readable,
     with_guest_range,
 )
 from vhdtool.export.pipeline import BUFFER_SIZE

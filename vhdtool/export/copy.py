@@ -18,15 +18,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 
+from vhdtool.chain.reader import require_readable
 from vhdtool.errors import (
     EXIT_INTERRUPTED,
     CorruptError,
     ExportError,
     Finding,
     InputError,
-    Location,
     ReadError,
-    Severity,
     hexadecimal,
 )
 from vhdtool.export.pipeline import BUFFER_SIZE, Buffer, Consumer, Pipeline, Span
@@ -363,19 +362,6 @@ def with_guest_range(error: ReadError | CorruptError, start: int, length: int) -
         finding.exit_code,
     )
     return type(error)(named)
-
-
-def require_readable(run: Run, leaf: str) -> None:
-    """Refuse a run that no layer can give.
-
-    Raises:
-        CorruptError: it is ``DAMAGED``.
-    """
-    if run.layer == DAMAGED:
-        guest = f"{hexadecimal(run.offset)} to {hexadecimal(run.offset + run.length)}"
-        what = f"guest bytes {guest} cannot be read: {_DAMAGED_ENTRY}"
-        location = Location(leaf, None, "virtual disk")
-        raise CorruptError(Finding("chain.damaged_range", Severity.ERROR, location, what))
 
 
 def data_and_holes(source: ByteSource, offset: int, length: int) -> Iterator[tuple[int, int, bool]]:

@@ -145,7 +145,10 @@ def read_headers(
     current = _choose(valid, copies, log)
     _judge(current.header, log)
     other = copies[1] if current is copies[0] else copies[0]
-    return current.header, [current.header.section(f"{current.header.name.capitalize()} (current)"), _other(other)]
+    return current.header, [
+        current.header.section(f"{current.header.name.capitalize()} (current)"),
+        _other(other),
+    ]
 
 
 def find_valid_header(source: ByteSource) -> bool:
@@ -241,4 +244,6 @@ def _other(copy: _Copy) -> Section:
     """The header that is not in use: its fields when it is valid, why not when it is not."""
     if not copy.fault:
         return copy.header.section(copy.header.name.capitalize())
-    return Section(copy.header.name.capitalize(), copy.header.offset, (("state", f"not valid: {copy.fault}"),))
+    return Section(
+        copy.header.name.capitalize(), copy.header.offset, (("state", f"not valid: {copy.fault}"),)
+    )
