@@ -1,0 +1,1 @@
+"""One question per file; README.md says how to run them and how to read what they print."""
