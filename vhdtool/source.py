@@ -422,16 +422,19 @@ class PatchedSource(_Reader):
             buffer[start - offset : end - offset] = data
 
     def data_ranges(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        position = start
         stop = min(stop, self.size)
         # Only the patches in the range: whoever asks piece by piece must not pay for all of them each time.
         near = self._pieces[max(0, bisect_right(self._starts, start) - 1) : bisect_left(self._starts, stop)]
-        patched = [(first, last) for first, last, _, _ in near]
-        for first, last in sorted([*self.below.data_ranges(start, stop), *patched]):
-            first, last = max(first, position), min(last, stop)
-            if first < last:
-                yield first, last
-                position = last
+        position = start
+        for first, last, page, _ in near:
+            if last <= position:
+                continue
+            yield from self.below.data_ranges(position, first)
+            # A log can zero exbibytes with one descriptor: those are a hole like any other.
+            if page is not None and position < stop:
+                yield max(first, position), min(last, stop)
+            position = last
+        yield from self.below.data_ranges(position, stop)
 
     def close(self) -> None:
         self.below.close()

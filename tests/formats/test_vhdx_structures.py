@@ -100,6 +100,30 @@ def test_sections_show_the_structures_by_their_specified_names() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "file_identifier",
+        "header",
+        "region_table_header",
+        "region_table_entry",
+        "metadata_table_header",
+        "metadata_table_entry",
+        "file_parameters",
+        "chs_parameters",
+        "parent_locator_header",
+        "parent_locator_entry",
+    ],
+)
+def test_the_fast_parsers_read_what_the_declared_shapes_read(name: str) -> None:
+    shape, parse = getattr(layout, name.upper()), getattr(layout, f"parse_{name}")
+    raw = bytes((i * 37 + 11) % 256 for i in range(7 + shape.sizeof()))
+
+    declared = shape.parse(raw[7:])
+
+    assert parse(raw, 7)._asdict() == {part.name: declared[part.name] for part in shape.subcons}
+
+
 def test_the_packed_forms_of_log_structures_agree_with_the_declared_ones() -> None:
     raw = build.an_entry(7, build.page(0x300000, b"x" * 4096)).encode(0)
 

@@ -38,7 +38,13 @@ from vhdtool.errors import (
     VhdtoolError,
 )
 from vhdtool.formats.image import DiskImage, OpenOptions
-from vhdtool.formats.registry import open_image, open_source, recognise
+from vhdtool.formats.registry import (
+    CLAIMING_SUFFIXES,
+    has_more_pieces,
+    open_image,
+    open_source,
+    recognise,
+)
 from vhdtool.model.identity import Identity, ImageFormat, ParentLink, PathKind
 from vhdtool.source import FileSource, files_of
 
@@ -136,12 +142,12 @@ def open_candidate(path: Path, options: OpenOptions, wanted: ImageFormat | None 
     format_: ImageFormat | None = None
     try:
         format_ = recognise(source)
-        if format_ is None:
-            source.close()
-            return replace(_open_pieces(path, options, wanted), key=key)
-        if wanted not in (None, format_):
+        if format_ is not None and wanted not in (None, format_):
             source.close()
             return Candidate(None, format_, f"a {format_.upper()}", key=key)
+        if format_ is None or has_more_pieces(source, format_):
+            source.close()
+            return replace(_open_pieces(path, options, wanted), key=key)
         return Candidate(open_source(source, options), format_, key=key)
     except VhdtoolError as error:
         source.close()
@@ -152,7 +158,7 @@ def open_candidate(path: Path, options: OpenOptions, wanted: ImageFormat | None 
 
 
 def _open_pieces(path: Path, options: OpenOptions, wanted: ImageFormat | None) -> Candidate:
-    """A file without a signature: the first piece of a split VHD, a VHD Set, or no image."""
+    """The first piece of a split VHD; or a file without a signature: a VHD Set, or no image."""
     if path.suffix.lower() not in (".vhd", ".vhds") or wanted is ImageFormat.VHDX:
         return Candidate(outcome="no image")
     try:
@@ -192,17 +198,27 @@ class IdentityIndex:
             return known
         known = self._folders[folder] = {}
         self._count[folder] = 0
-        for name in sorted(list_names(folder)):
+        pieces: set[FileKey] = set()
+        # The first piece of a split disk before the last, which carries the footer and looks like an image.
+        for name in sorted(list_names(folder), key=lambda name: (not _claims(name), name)):
             image = open_candidate(folder / name, self._options).image
             if image is None:
                 continue
             image.close()
-            self._count[folder] += 1
             identity, files = identity_key(image), file_keys(image)
+            if pieces.intersection(files[:1]):
+                continue
+            pieces.update(files[1:])
+            self._count[folder] += 1
             if identity and files:
                 # A second link to a file is not a second image.
                 known.setdefault(identity, {}).setdefault(files[0], folder / name)
         return known
+
+
+def _claims(name: str) -> bool:
+    """Whether ``name`` says that the file is an image."""
+    return Path(name).suffix.lower() in CLAIMING_SUFFIXES
 
 
 def folders_of(path: Path) -> tuple[Path, ...]:

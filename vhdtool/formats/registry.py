@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -99,8 +100,8 @@ def open_image(
     source: ByteSource = FileSource(path)
     try:
         recognised = recognise(source)
-        if recognised is None:
-            source = _with_split_parts(source)
+        if recognised is None or has_more_pieces(source, recognised):
+            source = _with_split_parts(source, recognised)
             recognised = recognise(source)
         image = _open_as(recognised, source, options or OpenOptions(), raw=raw)
         if strict:
@@ -111,19 +112,56 @@ def open_image(
     return image
 
 
-def _with_split_parts(first: ByteSource) -> ByteSource:
+def has_more_pieces(source: ByteSource, recognised: ImageFormat | None) -> bool:
+    """Whether ``source`` may be the first piece of a split VHD: no footer at its end, ``x.v01`` beside it.
+
+    A split dynamic disk carries a footer all the same: the copy at the start of its first piece.
+    """
+    from vhdtool.formats.vhd.footer import has_cookie_at_end
+
+    if recognised is ImageFormat.VHDX or not isinstance(source, FileSource):
+        return False
+    if source.path.suffix.lower() != ".vhd":
+        return False
+    return not has_cookie_at_end(source) and _piece(source.path, 1) is not None
+
+
+def _with_split_parts(first: ByteSource, recognised: ImageFormat | None) -> ByteSource:
     """``first`` and the pieces behind it (``x.vhd``, ``x.v01``, ``x.v02`` ...) when there are any.
 
     Virtual PC cut images for FAT32 so; the pieces are plain continuation bytes, the footer ends the last.
+
+    Args:
+        recognised: what ``first`` is by itself; unless None, pieces that do not end in a footer are others'.
     """
+    from vhdtool.formats.vhd.footer import has_cookie_at_end
+
     assert isinstance(first, FileSource)
     if first.path.suffix.lower() != ".vhd":
         return first
     parts = [first]
-    for number in range(1, _SPLIT_PARTS_MAX):
-        names = (f".v{number:02}", f".V{number:02}")
-        path = next((p for p in map(first.path.with_suffix, names) if p.is_file()), None)
-        if path is None:
-            break
-        parts.append(FileSource(path))
-    return JoinedSource(parts) if len(parts) > 1 else first
+    try:
+        for number in range(1, _SPLIT_PARTS_MAX):
+            path = _piece(first.path, number)
+            if path is None:
+                break
+            parts.append(FileSource(path))
+        joined = JoinedSource(parts)
+        if len(parts) > 1 and (recognised is None or has_cookie_at_end(joined)):
+            return joined
+    except BaseException:
+        _close(parts[1:])
+        raise
+    _close(parts[1:])
+    return first
+
+
+def _piece(first: Path, number: int) -> Path | None:
+    """The piece ``number`` of the split image that begins with ``first``, None when it is not there."""
+    names = (f".v{number:02}", f".V{number:02}")
+    return next((path for path in map(first.with_suffix, names) if path.is_file()), None)
+
+
+def _close(sources: Iterable[ByteSource]) -> None:
+    for source in sources:
+        source.close()

@@ -176,10 +176,15 @@ def _shown(parsed: Any, name: str, byteorder: Byteorder) -> str | int:
 
 def has_footer_cookie(source: ByteSource) -> bool:
     """Whether a footer's cookie stands where a footer or its copy does: the sign of a VHD."""
+    return has_cookie_at_end(source) or (
+        source.size >= layout.FOOTER_SIZE_SHORT and source.read_exact(0, 8, field="cookie") in _COOKIES
+    )
+
+
+def has_cookie_at_end(source: ByteSource) -> bool:
+    """Whether a footer's cookie stands where a footer does, sound or not; the copy in front is none."""
     return any(
-        source.read_exact(offset, 8, field="cookie") in _COOKIES
-        for offset in (*_end_offsets(source.size), 0)
-        if source.size >= offset + layout.FOOTER_SIZE_SHORT
+        source.read_exact(offset, 8, field="cookie") in _COOKIES for offset in _end_offsets(source.size)
     )
 
 

@@ -7,12 +7,11 @@ All integers are big-endian and unsigned.
 
 from __future__ import annotations
 
-import struct
-from collections import namedtuple
-from collections.abc import Callable
 from typing import Any, Final
 
 from construct import Array, Bytes, Int8ub, Int16ub, Int32ub, Int64ub, Struct
+
+from vhdtool.formats.packed import parser_of
 
 SECTOR_SIZE: Final = 512
 FOOTER_SIZE: Final = 512
@@ -175,25 +174,10 @@ def _field_offsets(shape: Any) -> dict[str, int]:
     return offsets
 
 
-def _parser(shape: Any) -> Callable[[bytes], Any]:
-    """Makes of ``shape`` what ``shape.parse`` is, in a tenth of its time.
-
-    Folders of a thousand files are looked at in one go, and ``parse`` takes a tenth of a millisecond.
-    """
-    formats = [
-        part.subcon.fmtstr[1:] if hasattr(part.subcon, "fmtstr") else f"{part.sizeof()}s"
-        for part in shape.subcons
-    ]
-    unpack = struct.Struct(">" + "".join(formats))
-    assert unpack.size == shape.sizeof()
-    fields = namedtuple("Parsed", [part.name for part in shape.subcons])  # type: ignore[misc]
-    return lambda data: fields._make(unpack.unpack(data))
-
-
-parse_footer: Final = _parser(FOOTER)
-parse_dynamic_header: Final = _parser(DYNAMIC_HEADER)
-parse_parent_locator: Final = _parser(PARENT_LOCATOR_ENTRY)
-parse_batmap_header: Final = _parser(BATMAP_HEADER)
+parse_footer: Final = parser_of(FOOTER, ">")
+parse_dynamic_header: Final = parser_of(DYNAMIC_HEADER, ">")
+parse_parent_locator: Final = parser_of(PARENT_LOCATOR_ENTRY, ">")
+parse_batmap_header: Final = parser_of(BATMAP_HEADER, ">")
 
 FOOTER_OFFSETS: Final = _field_offsets(FOOTER)
 DYNAMIC_HEADER_OFFSETS: Final = _field_offsets(DYNAMIC_HEADER)

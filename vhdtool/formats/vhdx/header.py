@@ -7,6 +7,7 @@ log) are applied to the chosen one alone and never lead back to the other: its l
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from vhdtool.checksum import crc32c_without_field
@@ -89,7 +90,7 @@ class _Copy:
 
 def decode_header(raw: bytes, name: str, offset: int) -> Header:
     """The fields of the 4096 bytes ``raw``, unjudged."""
-    fields = layout.HEADER.parse(raw)
+    fields = layout.parse_header(raw)
     return Header(
         name,
         offset,
@@ -102,14 +103,14 @@ def decode_header(raw: bytes, name: str, offset: int) -> Header:
         fields.version,
         fields.log_length,
         fields.log_offset,
-        not any(raw[layout.HEADER_RESERVED_OFFSET :]),
+        raw.count(0, layout.HEADER_RESERVED_OFFSET) == len(raw) - layout.HEADER_RESERVED_OFFSET,
     )
 
 
 def read_headers(
     source: ByteSource, log: FindingLog, *, ignore_checksums: bool = False
-) -> tuple[Header, list[Section]]:
-    """The current header of ``source``, and both for people to look at, the current one first.
+) -> tuple[Header, Callable[[], list[Section]]]:
+    """The current header of ``source``, and what makes both for people to look at, the current one first.
 
     Raises:
         CorruptError: the file ends inside them, or neither is valid.
@@ -145,10 +146,12 @@ def read_headers(
     current = _choose(valid, copies, log)
     _judge(current.header, log)
     other = copies[1] if current is copies[0] else copies[0]
-    return current.header, [
-        current.header.section(f"{current.header.name.capitalize()} (current)"),
-        _other(other),
-    ]
+
+    def sections() -> list[Section]:
+        title = f"{current.header.name.capitalize()} (current)"
+        return [current.header.section(title), _other(other)]
+
+    return current.header, sections
 
 
 def find_valid_header(source: ByteSource) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
@@ -48,18 +48,23 @@ def open_vhdx(source: ByteSource, options: OpenOptions) -> VhdxImage:
 
 
 def _open(source: ByteSource, options: OpenOptions, log: FindingLog) -> VhdxImage:
-    creator, identifier = _read_identifier(source, log)
+    creator = _read_identifier(source, log)
     if source.size < _FILE_SIZE_MIN:
         raise too_short(source.name, 0, "header area", source.size, _FILE_SIZE_MIN)
     header, headers = read_headers(source, log, ignore_checksums=options.ignore_checksums)
     replay = replay_log(source, header, log, leave_out=options.log == "before")
     regions = read_region_table(replay.source, header, log, ignore_checksums=options.ignore_checksums)
     metadata = read_metadata(replay.source, regions.metadata, log)
-    sections = (identifier, *headers, regions.section, *metadata.sections, *replay.sections)
+
+    def sections() -> Sequence[Section]:
+        identifier = Section("File Type Identifier", 0, (("Signature", "vhdxfile"), ("Creator", creator)))
+        return (identifier, *headers(), regions.section, *metadata.sections(), *replay.sections)
+
     return VhdxImage(creator, header, replay, regions, metadata, sections, log)
 
 
-def _read_identifier(source: ByteSource, log: FindingLog) -> tuple[str, Section]:
+def _read_identifier(source: ByteSource, log: FindingLog) -> str:
+    """Check the identifier; the creator that stands in it."""
     raw = source.read_exact(0, min(layout.IDENTIFIER_SIZE, source.size), field="file identifier")
     if not raw.startswith(layout.IDENTIFIER_SIGNATURE):
         hint = ", though valid headers follow" if find_valid_header(source) else ""
@@ -71,10 +76,8 @@ def _read_identifier(source: ByteSource, log: FindingLog) -> tuple[str, Section]
             expected=layout.IDENTIFIER_SIGNATURE,
         )
     raw = source.read_exact(0, layout.IDENTIFIER_SIZE, field="file identifier")
-    fields = layout.FILE_IDENTIFIER.parse(raw)
-    creator = printable(fields.creator.decode("utf-16-le", "replace").split("\0", 1)[0].strip())
-    section = Section("File Type Identifier", 0, (("Signature", "vhdxfile"), ("Creator", creator)))
-    return creator, section
+    fields = layout.parse_file_identifier(raw)
+    return printable(fields.creator.decode("utf-16-le", "replace").split("\0", 1)[0].strip())
 
 
 class VhdxImage:
@@ -96,7 +99,7 @@ class VhdxImage:
         replay: Replay,
         regions: RegionTable,
         metadata: Metadata,
-        sections: Sequence[Section],
+        sections: Callable[[], Sequence[Section]],
         log: FindingLog,
     ) -> None:
         self.source = replay.source
@@ -109,7 +112,7 @@ class VhdxImage:
         self.disk_id: Identity | None = metadata.disk_id
         self.write_id: Identity | None = header.data_write_guid
         self.parent: ParentLink | None = metadata.locator.link if metadata.locator else None
-        self.sections = sections
+        self._make_sections = sections
         self._log = log
         self._lock = threading.RLock()
         self._survey: BatSurvey | None = None
@@ -131,6 +134,11 @@ class VhdxImage:
         """What has been found so far."""
         with self._lock:
             return self._log.all()
+
+    @property
+    def sections(self) -> Sequence[Section]:
+        """The headers in use, made when somebody looks at them."""
+        return self._make_sections()
 
     # ------------------------------------------------------------ one at a time
 

@@ -17,6 +17,8 @@ from uuid import UUID
 
 from construct import Bytes, Int16ul, Int32ul, Int64ul, Struct
 
+from vhdtool.formats.packed import parser_of
+
 KIB: Final = 1 << 10
 MIB: Final = 1 << 20
 
@@ -286,3 +288,16 @@ PARENT_LOCATOR_ENTRY: Final = Struct(
     "key_offset" / Int32ul, "value_offset" / Int32ul, "key_length" / Int16ul, "value_length" / Int16ul
 )
 assert PARENT_LOCATOR_ENTRY.sizeof() == LOCATOR_ENTRY_SIZE
+
+# ---------------------------------------------------------------- parsers
+
+parse_file_identifier: Final = parser_of(FILE_IDENTIFIER, "<")
+parse_header: Final = parser_of(HEADER, "<")
+parse_region_table_header: Final = parser_of(REGION_TABLE_HEADER, "<")
+parse_region_table_entry: Final = parser_of(REGION_TABLE_ENTRY, "<")
+parse_metadata_table_header: Final = parser_of(METADATA_TABLE_HEADER, "<")
+parse_metadata_table_entry: Final = parser_of(METADATA_TABLE_ENTRY, "<")
+parse_file_parameters: Final = parser_of(FILE_PARAMETERS, "<")
+parse_chs_parameters: Final = parser_of(CHS_PARAMETERS, "<")
+parse_parent_locator_header: Final = parser_of(PARENT_LOCATOR_HEADER, "<")
+parse_parent_locator_entry: Final = parser_of(PARENT_LOCATOR_ENTRY, "<")

@@ -32,10 +32,19 @@ _PATHS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class ParentLocator:
-    """A decoded locator: the link, and all its keys for people to look at."""
+    """A decoded locator: the link, and all its keys for people to look at.  ``kind`` is its LocatorType."""
 
     link: ParentLink
-    section: Section
+    offset: int
+    kind: Identity | None
+    values: dict[str, str]
+
+    @property
+    def section(self) -> Section:
+        """The locator for people to look at."""
+        kind = "" if self.kind is None else str(self.kind)
+        head = (("LocatorType", kind), ("KeyValueCount", len(self.values)))
+        return Section("Parent Locator", self.offset, (*head, *self.values.items()))
 
 
 def decode_locator(item: bytes, offset: int, log: FindingLog) -> ParentLocator:
@@ -49,9 +58,9 @@ def decode_locator(item: bytes, offset: int, log: FindingLog) -> ParentLocator:
     """
     if len(item) < layout.LOCATOR_HEADER_SIZE:
         _note_keys(log, Severity.ERROR, "the parent locator is cut short", offset, f"{len(item)} bytes")
-        return _result({}, (), offset, "")
-    head = layout.PARENT_LOCATOR_HEADER.parse(item)
-    kind = str(Identity(head.locator_type))
+        return ParentLocator(ParentLink((), ()), offset, None, {})
+    head = layout.parse_parent_locator_header(item)
+    kind = Identity(head.locator_type)
     if head.locator_type != layout.VHDX_LOCATOR_TYPE:
         log.note(
             Severity.ERROR,
@@ -59,7 +68,7 @@ def decode_locator(item: bytes, offset: int, log: FindingLog) -> ParentLocator:
             "the parent is not a VHDX",
             offset=offset,
             field="parent_locator.LocatorType",
-            found=kind,
+            found=str(kind),
             expected=str(Identity(layout.VHDX_LOCATOR_TYPE)),
         )
     room = (len(item) - layout.LOCATOR_HEADER_SIZE) // layout.LOCATOR_ENTRY_SIZE
@@ -72,16 +81,17 @@ def decode_locator(item: bytes, offset: int, log: FindingLog) -> ParentLocator:
             str(head.key_value_count),
             f"at most {min(room, _KEY_COUNT_MAX)}",
         )
-        return _result({}, (), offset, kind)
+        return ParentLocator(ParentLink((), ()), offset, kind, {})
     values = _decode_entries(item, head.key_value_count, offset, log)
-    return _result(values, _identities(values, offset, log), offset, kind, _paths(values, offset, log))
+    link = ParentLink(_identities(values, offset, log), _paths(values, offset, log))
+    return ParentLocator(link, offset, kind, values)
 
 
 def _decode_entries(item: bytes, count: int, offset: int, log: FindingLog) -> dict[str, str]:
     values: dict[str, str] = {}
     for i in range(count):
         at = layout.LOCATOR_HEADER_SIZE + i * layout.LOCATOR_ENTRY_SIZE
-        entry = layout.PARENT_LOCATOR_ENTRY.parse(item[at : at + layout.LOCATOR_ENTRY_SIZE])
+        entry = layout.parse_parent_locator_entry(item, at)
         key = _text(item, entry.key_offset, entry.key_length)
         value = _text(item, entry.value_offset, entry.value_length)
         severity = Severity.ERROR if key == "parent_linkage" else Severity.WARNING
@@ -200,15 +210,3 @@ def _note_keys(
         found=found,
         expected=expected,
     )
-
-
-def _result(
-    values: dict[str, str],
-    identities: tuple[Identity, ...],
-    offset: int,
-    kind: str,
-    paths: tuple[ParentPath, ...] = (),
-) -> ParentLocator:
-    fields: list[tuple[str, str | int]] = [("LocatorType", kind), ("KeyValueCount", len(values))]
-    fields.extend(values.items())
-    return ParentLocator(ParentLink(identities, paths), Section("Parent Locator", offset, tuple(fields)))

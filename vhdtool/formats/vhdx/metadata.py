@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final, NoReturn
@@ -85,7 +86,7 @@ class Metadata:
     type: DiskType
     disk_id: Identity | None
     locator: ParentLocator | None
-    sections: tuple[Section, ...]
+    sections: Callable[[], list[Section]]
 
 
 def read_metadata(source: ByteSource, region: Region, log: FindingLog) -> Metadata:
@@ -110,15 +111,17 @@ def read_metadata(source: ByteSource, region: Region, log: FindingLog) -> Metada
     geometry = decoder.geometry()
     disk_id = values.get(layout.VIRTUAL_DISK_ID_ITEM)
     locator = decoder.locator(kind, region)
-    sections = [_section(region, items, values)]
-    if locator:
-        sections.append(locator.section)
-    return Metadata(geometry, kind, Identity(disk_id) if disk_id else None, locator, tuple(sections))
+
+    def sections() -> list[Section]:
+        table = _section(region, items, values)
+        return [table, locator.section] if locator else [table]
+
+    return Metadata(geometry, kind, Identity(disk_id) if disk_id else None, locator, sections)
 
 
 def _read_table(source: ByteSource, region: Region, log: FindingLog) -> list[Item]:
     raw = source.read_exact(region.file_offset, layout.METADATA_TABLE_SIZE, field="metadata table")
-    head = layout.METADATA_TABLE_HEADER.parse(raw)
+    head = layout.parse_metadata_table_header(raw)
     if head.signature != layout.METADATA_SIGNATURE:
         log.refuse(
             "vhdx.metadata.signature",
@@ -142,7 +145,7 @@ def _read_table(source: ByteSource, region: Region, log: FindingLog) -> list[Ite
     items = []
     for i in range(head.entry_count):
         start = layout.METADATA_TABLE_HEADER_SIZE + i * layout.METADATA_ENTRY_SIZE
-        entry = layout.METADATA_TABLE_ENTRY.parse(raw[start : start + layout.METADATA_ENTRY_SIZE])
+        entry = layout.parse_metadata_table_entry(raw, start)
         place = region.file_offset + start
         items.append(Item(entry.item_id, region.file_offset + entry.offset, entry.length, entry.flags, place))
         if entry.reserved2:
@@ -286,7 +289,7 @@ class _Decoder:
         if set(missing) - {layout.VIRTUAL_DISK_ID_ITEM, layout.PHYSICAL_SECTOR_SIZE_ITEM}:
             # Without these no block can be found: the first of the reasons why they are missing counts.
             raise_first_error(log.all())
-        self._parameters = layout.FILE_PARAMETERS.parse(values[layout.FILE_PARAMETERS_ITEM])
+        self._parameters = layout.parse_file_parameters(values[layout.FILE_PARAMETERS_ITEM])
 
     def _number(self, item_id: bytes) -> int:
         return int.from_bytes(self._values[item_id], "little")
@@ -399,13 +402,13 @@ def _shown(item: Item, value: bytes | None) -> str | int:
         owner = "user item" if item.is_user else "item"
         return f"{owner} of {item.length} bytes at {item.offset:#x}"
     if item.item_id == layout.FILE_PARAMETERS_ITEM:
-        fields = layout.FILE_PARAMETERS.parse(value)
+        fields = layout.parse_file_parameters(value)
         return (
             f"BlockSize {fields.block_size}, LeaveBlockAllocated {fields.flags & 1}, "
             f"HasParent {fields.flags >> 1 & 1}"
         )
     if item.item_id == layout.CHS_PARAMETERS_ITEM:
-        fields = layout.CHS_PARAMETERS.parse(value)
+        fields = layout.parse_chs_parameters(value)
         return f"HeadsPerCylinder {fields.heads_per_cylinder}, SectorsPerTrack {fields.sectors_per_track}"
     return str(Identity(value)) if len(value) == 16 else int.from_bytes(value, "little")
 

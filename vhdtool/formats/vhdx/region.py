@@ -82,7 +82,7 @@ def read_region_table(
         CorruptError: neither copy is valid, its count cannot be, or the BAT or the metadata is missing.
     """
     raw, offset = _choose(source, log, ignore_checksums=ignore_checksums)
-    fields = layout.REGION_TABLE_HEADER.parse(raw)
+    fields = layout.parse_region_table_header(raw)
     if fields.entry_count > layout.REGION_COUNT_MAX:
         log.refuse(
             "vhdx.region.count",
@@ -168,7 +168,7 @@ def _is_plausible(raw: bytes) -> bool:
     """Whether a table with a wrong checksum could be one: what counts when no checksum is right."""
     if not raw.startswith(layout.REGION_TABLE_SIGNATURE):
         return False
-    count = layout.REGION_TABLE_HEADER.parse(raw).entry_count
+    count = layout.parse_region_table_header(raw).entry_count
     if count > layout.REGION_COUNT_MAX:
         return False
     regions = [_decode(raw, i, 0) for i in range(count)]
@@ -182,7 +182,7 @@ def _is_plausible(raw: bytes) -> bool:
 
 def _decode(raw: bytes, i: int, table_offset: int) -> Region:
     start = layout.REGION_TABLE_HEADER_SIZE + i * layout.REGION_ENTRY_SIZE
-    fields = layout.REGION_TABLE_ENTRY.parse(raw[start : start + layout.REGION_ENTRY_SIZE])
+    fields = layout.parse_region_table_entry(raw, start)
     return Region(fields.guid, fields.file_offset, fields.length, fields.required, table_offset + start)
 
 
