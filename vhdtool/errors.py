@@ -115,6 +115,19 @@ class Finding:
         )
         return f"{printable(self.what)}: {self.location}{': ' + values if values else ''} [{self.code}]"
 
+    def document(self) -> dict[str, str | int | None]:
+        """The finding as every JSON document shows it; ``message`` is the line that a person sees."""
+        return {
+            "code": self.code,
+            "severity": str(self.severity),
+            "file": self.location.file,
+            "offset": self.location.offset,
+            "field": self.location.field,
+            "found": self.found,
+            "expected": self.expected,
+            "message": str(self),
+        }
+
 
 class VhdtoolError(Exception):
     """Everything that vhdtool raises on purpose.

@@ -13,7 +13,7 @@ from vhdtool.model.plan import ReadPlan
 from vhdtool.model.state import ZEROS, Run
 from vhdtool.report.export import digest_lines
 from vhdtool.report.extents import extent_json, map_json, map_text, merged_runs
-from vhdtool.report.findings import finding_json, finding_lines
+from vhdtool.report.findings import finding_lines
 from vhdtool.report.hexdump import hexdump
 from vhdtool.report.text import count, fields, instant, instant_text, size_both, size_text, table, wrapped
 
@@ -73,7 +73,7 @@ FINDING = Finding(
 
 
 def test_a_finding_has_the_message_that_people_see() -> None:
-    assert finding_json(FINDING) == {
+    assert FINDING.document() == {
         "code": "vhd.footer.checksum",
         "severity": "warning",
         "file": "x.vhd",

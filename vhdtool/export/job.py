@@ -33,7 +33,6 @@ from vhdtool.export.manifest import (
     ChunkRecord,
     DamagedRange,
     DamageRecord,
-    finding_json,
     manifest_path,
     write_manifest,
 )
@@ -319,7 +318,7 @@ def _write_manifest(
     }
     tail = {
         "layers": [_layer_json(layer) for layer in chain.layers],
-        "findings": [finding_json(finding) for finding in chain.findings],
+        "findings": [finding.document() for finding in chain.findings],
     }
     try:
         write_manifest(manifest, head=head, chunks=chunks, digests=report.digests, tail=tail, damaged=damage)
@@ -335,7 +334,7 @@ def _layer_json(layer: Layer) -> dict[str, Any]:
         "size": sum(file.opened_as.size for file in files) if files else image.source.size,
         "mtime": utc_text(datetime.fromtimestamp(files[0].mtime, UTC)) if files else None,
         "write_id": None if image.write_id is None else str(image.write_id),
-        "findings": [finding_json(finding) for finding in image.findings],
+        "findings": [finding.document() for finding in image.findings],
     }
 
 

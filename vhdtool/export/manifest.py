@@ -52,7 +52,6 @@ from vhdtool.errors import (
     EXIT_UNSUPPORTED,
     ExportError,
     FileMissingError,
-    Finding,
     FindingLog,
     ReadError,
     printable,
@@ -81,20 +80,6 @@ _HEXADECIMAL_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 def manifest_path(target: Path) -> Path:
     """Where the manifest of ``target`` stands unless another place was named."""
     return target.with_name(target.name + SUFFIX)
-
-
-def finding_json(finding: Finding) -> dict[str, Any]:
-    """A finding as every JSON of vhdtool shows it."""
-    return {
-        "code": finding.code,
-        "severity": str(finding.severity),
-        "file": finding.location.file,
-        "offset": finding.location.offset,
-        "field": finding.location.field,
-        "found": finding.found,
-        "expected": finding.expected,
-        "message": str(finding),
-    }
 
 
 @dataclass(frozen=True, slots=True)

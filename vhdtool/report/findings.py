@@ -10,23 +10,9 @@ from vhdtool.report.text import Document, Paint, plain
 WORST_FIRST = (Severity.ERROR, Severity.WARNING, Severity.INFO)
 
 
-def finding_json(finding: Finding) -> Document:
-    """One finding; ``message`` is the line that a person sees."""
-    return {
-        "code": finding.code,
-        "severity": str(finding.severity),
-        "file": finding.location.file,
-        "offset": finding.location.offset,
-        "field": finding.location.field,
-        "found": finding.found,
-        "expected": finding.expected,
-        "message": str(finding),
-    }
-
-
 def findings_json(findings: Iterable[Finding]) -> list[Document]:
     """Findings in the order in which they were made."""
-    return [finding_json(finding) for finding in findings]
+    return [dict(finding.document()) for finding in findings]
 
 
 def finding_lines(findings: Iterable[Finding], *, indent: int = 0, paint: Paint = plain) -> list[str]:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from vhdtool.model.blockmap import BlockMap
 
 _FILE_SIZE_MIN: Final = layout.HEADER_AREA_SIZE
+# A block map shifts offsets of 63 bits by three.  Some file systems hold sparse files that reach farther.
+_PLACE_MAX: Final = 1 << 59
 
 
 def open_vhdx(source: ByteSource, options: OpenOptions) -> VhdxImage:
@@ -124,7 +126,10 @@ class VhdxImage:
             self.type is DiskType.DIFFERENCING,
         )
         self._table = Table(
-            self.geometry, self.chunks, self.source.size, _reserved_ranges(header, replay, regions)
+            self.geometry,
+            self.chunks,
+            min(self.source.size, _PLACE_MAX),
+            _reserved_ranges(header, replay, regions),
         )
         self._bat = BatReader(self.source, regions.bat.file_offset, regions.bat.length, self._table)
         self._judge_room()
