@@ -3,12 +3,49 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from vhdtool.report.text import size_text
 
 if TYPE_CHECKING:
     from vhdtool.export.copy import Progress, ProgressCallback
+
+_RATE_SECONDS: Final = 10.0
+
+
+class Rate:
+    """Bytes a second over the last seconds.
+
+    rich forgets its samples whenever a bar's total changes, and ours is an estimate that does all the time.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._samples: deque[tuple[float, int]] = deque()
+
+    def add(self, done: int) -> float | None:
+        """``done`` bytes so far; the rate, None while nothing can be said."""
+        now = self._clock()
+        self._samples.append((now, done))
+        while now - self._samples[0][0] > _RATE_SECONDS and len(self._samples) > 2:
+            self._samples.popleft()
+        first, before = self._samples[0]
+        return (done - before) / (now - first) if now > first and done > before else None
+
+
+def rate_and_time_left(done: int, total: int | None, rate: float | None) -> str:
+    """``254.6 MiB/s, 0:00:12 left``; empty while nothing can be said."""
+    if rate is None:
+        return ""
+    shown = f"{size_text(int(rate))}/s"
+    if total is None:
+        return shown
+    seconds = round(max(0, total - done) / rate)
+    return f"{shown}, {seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02} left"
 
 
 @contextmanager
@@ -18,23 +55,24 @@ def progress_bar(title: str) -> Iterator[ProgressCallback | None]:
         yield None
         return
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import BarColumn, DownloadColumn, TextColumn
     from rich.progress import Progress as Bar
 
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[speed]}"),
     )
+    rate = Rate()
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(title, total=None)
+        task = bar.add_task(title, total=None, speed="")
 
         def show(progress: Progress) -> None:
-            if progress.total is None:
-                bar.update(task, completed=progress.position, total=progress.virtual_size)
-            else:
-                bar.update(task, completed=progress.done, total=progress.total)
+            done, total = progress.done, progress.total
+            if total is None:
+                done, total = progress.position, progress.virtual_size
+            speed = rate_and_time_left(done, total, rate.add(done))
+            bar.update(task, completed=done, total=total, speed=speed)
 
         yield show
