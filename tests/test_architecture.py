@@ -94,6 +94,11 @@ def test_only_source_opens_inputs() -> None:
                     and node.func.value.id in ("os", "io")
                 )
                 reads = node.func.attr in ("read_bytes", "read_text", "write_bytes", "write_text")
+                # path.open("rb"), and not chain.open().
+                modes = [a.value for a in node.args if isinstance(a, ast.Constant)]
+                reads |= node.func.attr == "open" and any(
+                    isinstance(mode, str) and set(mode) <= set("rwxab+t") for mode in modes
+                )
                 is_nowhere = ast.unparse(node).startswith("os.open(os.devnull,")
                 assert not is_os_open or is_nowhere, f"{path}:{node.lineno} opens a file"
                 assert not reads, f"{path}:{node.lineno} opens a file"

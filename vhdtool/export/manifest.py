@@ -45,19 +45,20 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Final, NoReturn, Self
+from typing import Any, Final, NoReturn, Self
 
 from vhdtool.errors import (
     EXIT_CORRUPT,
     EXIT_UNSUPPORTED,
+    CorruptError,
     ExportError,
     FileMissingError,
     FindingLog,
-    ReadError,
     printable,
 )
 from vhdtool.export.digest import ALGORITHM, CHUNK_SIZE, RootDigester
 from vhdtool.export.target import TargetFile
+from vhdtool.source import ByteSource, FileSource
 
 MANIFEST_VERSION: Final = 1
 SUFFIX: Final = ".manifest.json"
@@ -304,16 +305,16 @@ class Manifest:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._log = FindingLog(str(path))
-        self._file = _open(self.path)
+        self._source = _open(self.path)
         try:
             self._check()
         except BaseException:
-            self._file.close()
+            self._source.close()
             raise
 
     def runs(self) -> Iterator[ChunkRun]:
         """The chunks, run-length coded; the runs tile the disk.  One iteration at a time."""
-        scanner = _Scanner(self._file, self._log)
+        scanner = _Scanner(self._source, self._log)
         for name in scanner.members():
             if name != "content":
                 scanner.skip()
@@ -326,7 +327,7 @@ class Manifest:
 
     def close(self) -> None:
         """Let go of the file."""
-        self._file.close()
+        self._source.close()
 
     def __enter__(self) -> Self:
         return self
@@ -373,7 +374,7 @@ class Manifest:
 
     def _read_values(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """The short values of the document and of its content; the rest is only passed over."""
-        scanner = _Scanner(self._file, self._log)
+        scanner = _Scanner(self._source, self._log)
         values: dict[str, Any] = {}
         content: dict[str, Any] = {}
         for name in scanner.members():
@@ -455,14 +456,10 @@ class Manifest:
         )
 
 
-def _open(path: Path) -> IO[bytes]:
+def _open(path: Path) -> FileSource:
     try:
-        if not path.is_file():
-            raise FileMissingError(f"no such manifest: {printable(str(path))}")
-        return path.open("rb")
-    except OSError as error:
-        raise ReadError(f"cannot read {printable(str(path))}: {os.strerror(error.errno or 0)}") from error
-    except ValueError as error:  # a NUL in the name
+        return FileSource(path)
+    except (FileMissingError, CorruptError) as error:  # nothing, or no regular file
         raise FileMissingError(f"no such manifest: {printable(str(path))}") from error
 
 
@@ -476,10 +473,10 @@ class _Scanner:
     Only what is asked for is in memory: at most one value of ``_VALUE_BYTES_MAX``.
     """
 
-    def __init__(self, file: IO[bytes], log: FindingLog) -> None:
-        file.seek(0)
-        self._file = file
+    def __init__(self, source: ByteSource, log: FindingLog) -> None:
+        self._source = source
         self._log = log
+        self._read = 0  # bytes of the file that were taken into the buffer
         self._buffer = b""
         self._at = 0  # the next byte in the buffer
         self._dropped = 0  # bytes of the file in front of the buffer
@@ -577,13 +574,11 @@ class _Scanner:
     def _fill(self, wanted: int) -> None:
         """Have ``wanted`` bytes in the buffer, fewer at the end of the file only."""
         while len(self._buffer) - self._at < wanted:
-            try:
-                piece = self._file.read(max(_PIECE, wanted))
-            except OSError as error:
-                reason = os.strerror(error.errno or 0)
-                raise ReadError(f"cannot read {printable(self._log.file)}: {reason}") from error
-            if not piece:
+            count = min(max(_PIECE, wanted), self._source.size - self._read)
+            if not count:
                 return
+            piece = self._source.read_exact(self._read, count, field="manifest")
+            self._read += count
             self._dropped += self._at
             self._buffer = self._buffer[self._at :] + piece
             self._at = 0
