@@ -164,6 +164,13 @@ def test_patches_hide_what_is_below_and_later_ones_hide_earlier_ones(
     covered = {i for first, last in source.patched for i in range(first, last)}
     assert covered == {i for o, n, _ in patches for i in range(o, o + n) if i < size}
     assert source.touches(start, stop) == bool(covered & set(range(start, stop)))
+    position = start
+    for first, last, in_file in source.stretches(start, stop):
+        assert first == position < last
+        assert {i in covered or i >= len(below) for i in range(first, last)} == {not in_file}
+        position = last
+    assert position == stop
+    assert source.differs(start, stop) == any(not in_file for _, _, in_file in source.stretches(start, stop))
     told = {i for first, last in source.data_ranges(start, stop) for i in range(first, last)}
     assert all(expected[i] == 0 for i in set(range(start, stop)) - told)
 

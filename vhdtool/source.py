@@ -36,6 +36,9 @@ from vhdtool.errors import (
     printable,
 )
 
+# Reading evidence should not even change when it was last read; only its owner may ask for that.
+_NO_ACCESS_TIME: Final = getattr(os, "O_NOATIME", 0)
+
 # Windows opens files in text mode without O_BINARY; a FIFO put in place of a file between our look
 # at it and our opening it would hang us without O_NONBLOCK.
 _OPEN_FLAGS: Final = (
@@ -197,7 +200,10 @@ class FileSource(_Reader):
         status = self._stat()
         self._require_regular(status)
         try:
-            self._descriptor = os.open(self.path, _OPEN_FLAGS)
+            try:
+                self._descriptor = os.open(self.path, _OPEN_FLAGS | _NO_ACCESS_TIME)
+            except PermissionError:
+                self._descriptor = os.open(self.path, _OPEN_FLAGS)
             status = os.fstat(self._descriptor)
         except OSError as error:
             raise self._failed(error, None, "") from error
@@ -435,6 +441,30 @@ class PatchedSource(_Reader):
                 yield max(first, position), min(last, stop)
             position = last
         yield from self.below.data_ranges(position, stop)
+
+    def differs(self, start: int, stop: int) -> bool:
+        """Whether a byte of ``[start, stop)`` does not stand in the file as it reads."""
+        return start < stop and (stop > self.below.size or self.touches(start, stop))
+
+    def stretches(self, start: int, stop: int) -> Iterator[tuple[int, int, bool]]:
+        """``[start, stop)`` in pieces, each with whether it stands in the file as it reads."""
+        near = self._pieces[max(0, bisect_right(self._starts, start) - 1) : bisect_left(self._starts, stop)]
+        position = start
+        for first, last, _, _ in near:
+            first, last = max(first, position), min(last, stop)
+            if first < last:
+                yield from self._below(position, first)
+                yield first, last, False
+                position = last
+        yield from self._below(position, stop)
+
+    def _below(self, start: int, stop: int) -> Iterator[tuple[int, int, bool]]:
+        """A range under no patch, as ``stretches``: beyond the file's end nothing stands."""
+        edge = min(max(start, self.below.size), stop)
+        if start < edge:
+            yield start, edge, True
+        if edge < stop:
+            yield edge, stop, False
 
     def close(self) -> None:
         self.below.close()

@@ -325,11 +325,11 @@ def test_a_missing_parent_is_refused_with_its_identity_and_every_path_tried(
         tmp_path / "store" / "base.img",
         tmp_path / "store" / "other.img",
     ]
-    places = [finding.what.index(f"{path.parent.name}/{path.name} (no such file)") for path in where[1:]]
+    places = [finding.found.index(f"{path.parent.name}/{path.name} (no such file)") for path in where[1:]]
     assert places == sorted(places)
-    assert "D:\\VMs\\other.img (not followed without a --map)" in finding.what
-    assert f"{tmp_path / 'store'} (no match among its 0 images)" in finding.what
-    assert finding.what.count(f"{where[1]} (") == 1
+    assert "D:\\VMs\\other.img (not followed without a --map)" in finding.found
+    assert f"{tmp_path / 'store'} (no match among its 0 images)" in finding.found
+    assert finding.found.count(f"{where[1]} (") == 1
     with pytest.raises(ParentNotFoundError):
         open_chain(leaf)
 
@@ -337,7 +337,7 @@ def test_a_missing_parent_is_refused_with_its_identity_and_every_path_tried(
 def test_a_path_that_two_records_lead_to_is_named_once(tmp_path: Path, family: Family) -> None:
     leaf = family.make(tmp_path / "leaf", 2, 1, relative=".\\base.img", absolute="D:\\VMs\\base.img")
 
-    assert refusal(leaf).what.count(f"{tmp_path / 'base.img'} (") == 1
+    assert refusal(leaf).found.count(f"{tmp_path / 'base.img'} (") == 1
 
 
 def test_a_wrong_parent_is_refused_with_both_identities(tmp_path: Path, family: Family) -> None:

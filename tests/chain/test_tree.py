@@ -358,7 +358,7 @@ def test_an_image_that_is_refused_is_a_finding_and_no_node(tmp_path: Path, famil
     codes = [finding.code for finding in tree.findings]
     assert codes[0] == "chain.parent.missing"
     assert codes[1].startswith(family.suffix[1:] + ".")
-    assert "(refused)" in tree[leaf].findings[0].what
+    assert "(refused)" in tree[leaf].findings[0].found
 
 
 def test_special_files_are_counted_and_never_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

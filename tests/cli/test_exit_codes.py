@@ -86,7 +86,7 @@ def test_0_check_of_one_image_needs_no_parent(snapshots: Snapshots) -> None:
 
 
 def test_1_compare_found_a_difference(snapshots: Snapshots) -> None:
-    assert "different from byte 0x0 on" in run("compare", snapshots.base, snapshots.child, code=1).stdout
+    assert "different, first at byte 0x0" in run("compare", snapshots.base, snapshots.child, code=1).stdout
 
 
 def test_1_verify_found_a_mismatch(snapshots: Snapshots, tmp_path: Path) -> None:

@@ -164,7 +164,8 @@ def test_check_has_the_promised_keys(vhds: Snapshots) -> None:
 
     document = run_json("check", vhds.base)
 
-    assert list(document) == ["findings", "errors", "warnings"]
+    assert list(document) == ["findings", "errors", "warnings", "images"]
+    assert document["images"] == 1
     assert (document["errors"], document["warnings"]) == (0, 1)
     check_findings(document["findings"])
     assert "vhd.footer.end_bad" in [finding["code"] for finding in document["findings"]]

@@ -136,10 +136,14 @@ def test_a_disk_can_be_larger_than_what_fills_it(tmp_path: Path) -> None:
 def test_identities_and_time_can_be_given(tmp_path: Path) -> None:
     disk, write = (Identity.of_uuid(uuid.UUID(int=n)) for n in (1, 2))
     when = datetime(2020, 2, 3, 4, 5, 6, tzinfo=UTC)
-    identities = Identities(disk, write, when)
-    for name in ("a.vhd", "a.vhdx"):
-        create_image(tmp_path / name, size=MIB, identities=identities)
+    create_image(tmp_path / "a.vhdx", size=MIB, identities=Identities(disk, write, when))
+    create_image(tmp_path / "a.vhd", size=MIB, identities=Identities(disk, None, when))
+    create_image(tmp_path / "b.vhd", size=MIB, identities=Identities(None, write))
 
+    with open_chain(tmp_path / "b.vhd") as chain:
+        assert chain.leaf.disk_id == write
+    with pytest.raises(TargetError, match="one identity"):
+        create_image(tmp_path / "c.vhd", size=MIB, identities=Identities(disk, write))
     with open_chain(tmp_path / "a.vhd") as chain:
         assert chain.leaf.disk_id == chain.leaf.write_id == disk
         assert chain.leaf.created is not None

@@ -163,8 +163,8 @@ def missing_finding(child: ImageFacts, what: str, tried: Tried) -> Finding:
         "chain.parent.missing",
         Severity.ERROR,
         _place(child),
-        f"{what} ({tried})",
-        "",
+        what,
+        f"nothing ({tried})",
         _wanted(child),
         EXIT_MISSING,
     )

@@ -7,6 +7,7 @@ that it costs no more than click.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -100,11 +101,21 @@ class VhdtoolGroup(click.Group):
         if not standalone_mode:
             return run()
         allow_many_files()
+        stop_on_signals()
         if os.environ.get(COMPLETE_VARIABLE, "").startswith("powershell"):
             from vhdtool.cli.powershell import add_powershell
 
             add_powershell()
         raise SystemExit(exit_code_of(run))
+
+
+def stop_on_signals() -> None:
+    """Let SIGHUP (the session ended) and SIGTERM stop a job as Ctrl-C does, with nothing left behind."""
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        # nohup has SIGHUP ignored, and means it.
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
 
 
 def allow_many_files() -> None:

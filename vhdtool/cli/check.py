@@ -43,7 +43,7 @@ def command(
     report = check_paths(paths, options)
     if as_json:
         print_json(check_json(report))
-    elif report.images or report.findings:
+    elif report.images or report.findings or not report.refused:
         print_text(check_text(report, paint()))
     for error in report.refused:
         say(f"error: {error}")

@@ -19,10 +19,10 @@ def command(leaf: Path, access: Access, as_json: bool) -> None:
 
     No payload is read.  The JSON is that of ``qemu-img map --output=json``; depth is the layer, LEAF is 0.
     """
-    from vhdtool.report.extents import map_json, map_text, merged_runs
+    from vhdtool.report.extents import map_json, map_text, merged_runs, placed_runs
 
     with open_sound(leaf, access) as chain:
-        runs = merged_runs(chain.windows())
+        runs = placed_runs(merged_runs(chain.windows()), [image.source for image in chain.images])
         files = [str(layer.path) for layer in chain.layers]
         if as_json:
             print_pieces(map_json(runs, files))

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-# Existence is not checked by click: a missing file is exit code 66, and only the one that opens it knows.
-FILE: Final = click.Path(path_type=Path)
+# click checks nothing: a missing file is exit code 66, an unreadable one 74, and only who opens it knows.
+FILE: Final = click.Path(path_type=Path, readable=False)
 
 _UNITS: Final = {
     "": 1,
@@ -196,7 +196,11 @@ _IMAGE_OPTIONS: Final = (
 )
 _CHAIN_OPTIONS: Final = (
     click.option(
-        "--search", multiple=True, type=FILE, metavar="DIR", help="Also look for parents here. Repeatable."
+        "--search",
+        multiple=True,
+        type=FILE,
+        metavar="DIR",
+        help="Also look for parents here, not below. Repeatable.",
     ),
     _MAP_OPTION,
     click.option("--allow-mismatch", is_flag=True, help="Go on although a parent's identity does not agree."),

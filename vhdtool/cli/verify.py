@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import click
@@ -47,8 +48,11 @@ def command(
         ctx.exit(report.exit_code)
     if manifest is not None:
         raise click.UsageError("--manifest and --against exclude each other")
-    with open_sound(against, access) as chain, progress_bar("verify") as progress:
-        comparison = verify_against(target, chain, raw=raw, progress=progress)
+    with ExitStack() as stack:
+        chain = stack.enter_context(open_sound(against, access))
+        disk = target if raw else stack.enter_context(open_sound(target, access))
+        progress = stack.enter_context(progress_bar("verify"))
+        comparison = verify_against(disk, chain, raw=raw, progress=progress)
     if as_json:
         print_json(compare_json(comparison))
     else:

@@ -331,6 +331,8 @@ class Mover:
             self._reporter.check()
             at = file_offset + done
             count = min(len(view) - done, DAMAGE_GRAIN - at % DAMAGE_GRAIN)
+            if at < source.size:  # what is there of the page in which a file was cut off
+                count = min(count, source.size - at)
             try:
                 source.read_into(at, view[done : done + count], field="payload")
             except (ReadError, CorruptError) as reason:

@@ -25,6 +25,7 @@ from vhdtool.export.copy import CancelToken, Mover, ProgressCallback, Reporter
 from vhdtool.export.target import TargetFile, mode_like
 from vhdtool.export.watch import SourceWatch
 from vhdtool.formats.image import OpenOptions, Sink
+from vhdtool.formats.raw import note_other_format
 from vhdtool.formats.registry import open_image, recognise
 from vhdtool.model.identity import DiskType, Identity, ImageFormat
 from vhdtool.model.state import Run
@@ -66,7 +67,7 @@ class CreateReport:
         disk_id, write_id: as ``info`` shows them; the same for a VHD.
         data_bytes: taken from the raw disk.
         parent: the path recorded of the parent, relative, with Windows separators; None for all others.
-        findings: about the parent, which was read for its identity and size.
+        findings: about the parent, or about the raw disk.
     """
 
     target: str
@@ -86,7 +87,7 @@ class CreateReport:
 class Identities:
     """The identities and the time that a new image gets; None is a new one, or now.
 
-    A VHD has one identity, ``disk_id``.
+    A VHD has one identity: either of the two.
     """
 
     disk_id: Identity | None = None
@@ -144,6 +145,7 @@ def create_image(
         raise ValueError("a differencing image has a parent, and no other has")
     if source is not None and parent is not None:
         raise ValueError("a child begins empty: a source and a parent exclude each other")
+    log = FindingLog(str(source or parent))
     with ExitStack() as stack:
         above = None
         if parent is not None:
@@ -164,7 +166,7 @@ def create_image(
         if above is not None:
             inputs = _become_child(shape, above)
         elif source is not None:
-            file = _open_raw(source, stack)
+            file = _open_raw(source, log, stack)
             inputs = [file.path]
             _fit_source(shape, file)
         shape.settle()
@@ -173,7 +175,7 @@ def create_image(
         )
         report = _write(shape, output, file, progress, cancel)
         output.publish()
-    return report if above is None else replace(report, findings=above.findings)
+    return replace(report, findings=log.all() if above is None else above.findings)
 
 
 def snapshot_image(
@@ -254,6 +256,9 @@ class _Shape:
             raise _cannot(self.target, f"a {name} has sectors of {sizes} bytes")
         if self.virtual_size is None:
             raise _cannot(self.target, "no size was given")
+        given = self.identities
+        if is_vhd and given.disk_id and given.write_id and given.disk_id != given.write_id:
+            raise _cannot(self.target, "a VHD has one identity, and two were given")
         limit = _SIZE_MAX[self.format]
         if not 0 < self.virtual_size <= limit:
             raise _cannot(
@@ -327,7 +332,9 @@ def _write(
     """Write all of the image and finish the file; publishing is the caller's."""
     assert shape.virtual_size is not None
     assert shape.block_size is not None
-    disk_id = shape.identities.disk_id or Identity.of_uuid(uuid4())
+    given = shape.identities
+    only = given.write_id if shape.format is ImageFormat.VHD else None
+    disk_id = given.disk_id or only or Identity.of_uuid(uuid4())
     write_id = disk_id
     is_fixed_vhd = shape.format is ImageFormat.VHD and shape.type is DiskType.FIXED
     data_bytes = 0
@@ -438,10 +445,10 @@ def _wanted_format(target: AnyPath, wanted: Format | None, parent: DiskImage | N
     return claimed
 
 
-def _open_raw(path: AnyPath, stack: ExitStack) -> FileSource:
+def _open_raw(path: AnyPath, log: FindingLog, stack: ExitStack) -> FileSource:
     """The raw disk; an image with a format of its own is refused, it would be wrapped whole."""
     source = stack.enter_context(FileSource(path))
-    log = FindingLog(source.name)
+    note_other_format(source, log)
     if source.size == 0:
         log.refuse("raw.empty", "the file is empty", found="0 bytes", expected="a disk")
     recognised = recognise(source)

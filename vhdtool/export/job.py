@@ -209,7 +209,8 @@ def _export(
         whole = [WholeDigest(name) for name in dict.fromkeys(options.hashes)]
         # Before anything is made: an unsound chain leaves no trace of an attempt.
         chain.require_sound(allow_damaged=allow_damaged)
-        estimate = None if progress is None else estimated_data(chain)
+        # A digest of the whole disk has to go through the zeros too: then what counts is the position.
+        estimate = None if progress is None or whole else estimated_data(chain)
         reporter = Reporter("copy", size, estimate=estimate, progress=progress, cancel=cancel)
         target, manifest = _open_targets(stack, chain, target_name, options, reporter)
         folder = _spool_folder(target, manifest)

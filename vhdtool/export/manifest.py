@@ -296,6 +296,8 @@ class Manifest:
         root: in hexadecimal; it has been compared with the chunks.
         target: ``target`` as it stands there, a stranger's claims.
         values: what else is short: versions, times, ``point_in_time``, ``log_replayed``.
+        digests: of the whole disk, by name; as claimed, to be compared.
+        damaged_count, damaged_bytes: guest ranges that were exported as zeros because they could not be read.
 
     Raises:
         FileMissingError, ReadError: it cannot be read.
@@ -305,6 +307,7 @@ class Manifest:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._log = FindingLog(str(path))
+        self.damaged_count = self.damaged_bytes = 0
         self._source = _open(self.path)
         try:
             self._check()
@@ -361,6 +364,7 @@ class Manifest:
         if not isinstance(root, str) or not _HEXADECIMAL_DIGEST.fullmatch(root):
             self._refuse("root", "the root is no digest")
         self.root = root
+        self.digests = self._checked_digests(content.get("digests", {}))
         digester = RootDigester(self.size, self.chunk_size)
         for run in self.runs():
             digester.add(run.digest, run.count)
@@ -371,6 +375,11 @@ class Manifest:
                 digester.hexdigest(),
                 root,
             )
+
+    def _checked_digests(self, digests: object) -> dict[str, str]:
+        if not isinstance(digests, dict) or not all(isinstance(value, str) for value in digests.values()):
+            self._refuse("digests", "the digests of the whole disk are none", digests)
+        return digests
 
     def _read_values(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """The short values of the document and of its content; the rest is only passed over."""
@@ -403,6 +412,14 @@ class Manifest:
         if name in kept:
             self._once(values, name)
             values[name] = scanner.value()
+            return
+        if name == "damaged" and kept is _VALUES:
+            self._once(values, name)
+            values[name] = None
+            for row in scanner.rows():
+                self.damaged_count += 1
+                place = row if isinstance(row, dict) else {}
+                self.damaged_bytes += self._integer(place, "length", 1, SIZE_MAX)
             return
         if name == "chunks":
             # Twice, and two readers could take two different lists for the one.

@@ -13,8 +13,9 @@ from vhdtool.chain.chain import Chain, FoundBy, Layer, LinkVerdict
 from vhdtool.errors import EXIT_FOUND, EXIT_UNSUPPORTED, Finding, FindingLog, Location, Severity, hexadecimal
 from vhdtool.export.compare import Comparison, Ranges, compare_contents
 from vhdtool.export.copy import CancelToken, Mover, ProgressCallback, Reporter
-from vhdtool.export.digest import ChunkDigester, zeros_digest
+from vhdtool.export.digest import WHOLE_ALGORITHMS, ChunkDigester, WholeDigest, zeros_digest
 from vhdtool.export.manifest import ChunkRun, Manifest, manifest_path
+from vhdtool.export.pipeline import Consumer
 from vhdtool.export.watch import SourceWatch
 from vhdtool.formats.raw import RawImage
 from vhdtool.model.identity import ImageFormat
@@ -48,11 +49,14 @@ class VerifyReport:
     bad_bytes: int
     checked_bytes: int
     root: str
+    bad_digests: tuple[str, ...] = ()
+    damaged_count: int = 0
+    damaged_bytes: int = 0
 
     @property
     def ok(self) -> bool:
         """Whether the target is what was exported."""
-        return self.size_expected == self.size_found and not self.bad_count
+        return self.size_expected == self.size_found and not self.bad_count and not self.bad_digests
 
     @property
     def exit_code(self) -> int:
@@ -71,6 +75,9 @@ class VerifyReport:
             guest = f"{hexadecimal(start)} to {hexadecimal(start + length)}"
             what = f"guest bytes {guest} are not what was exported"
             found.append(Finding("verify.chunk", Severity.ERROR, Location(self.target), what))
+        for name in self.bad_digests:
+            what = f"the {name} of the whole disk is not the one in the manifest"
+            found.append(Finding("verify.digest", Severity.ERROR, Location(self.target), what))
         return tuple(found)
 
 
@@ -83,7 +90,8 @@ def verify_image(
 ) -> VerifyReport:
     """Read ``target`` back and compare every chunk with its manifest.
 
-    Holes of the file are not read: they are zeros by the file system's word.
+    Holes of the file are not read: they are zeros by the file system's word.  Digests of the whole disk that
+    the manifest has are compared too.
 
     Args:
         manifest: None is ``TARGET.manifest.json``.
@@ -103,9 +111,11 @@ def verify_image(
         reporter = Reporter("verify", content.size, estimate=content.size, progress=progress, cancel=cancel)
         judge = _Judge(expected)
         digester = ChunkDigester(judge, expected.chunk_size)
+        whole = [WholeDigest(name) for name in expected.digests if name in WHOLE_ALGORITHMS]
         watch = SourceWatch(content.files)
         with watch.guarding():
-            moved = Mover(content.sources, None, consumers=[digester], reporter=reporter).run(content.plans)
+            consumers: list[Consumer] = [digester, *whole]
+            moved = Mover(content.sources, None, consumers=consumers, reporter=reporter).run(content.plans)
         watch.check()
         judge.missing(min(content.size, expected.size))
         return VerifyReport(
@@ -118,11 +128,14 @@ def verify_image(
             bad_bytes=judge.bad.bytes,
             checked_bytes=moved.read,
             root=expected.root,
+            bad_digests=tuple(d.name for d in whole if d.hexdigest() != expected.digests[d.name]),
+            damaged_count=expected.damaged_count,
+            damaged_bytes=expected.damaged_bytes,
         )
 
 
 def verify_against(
-    target: AnyPath,
+    target: AnyPath | Chain,
     chain: Chain,
     *,
     raw: bool = False,
@@ -132,7 +145,8 @@ def verify_against(
     """Compare the disk in ``target`` with the disk of ``chain``, both read again.
 
     Args:
-        target: a raw disk or any image (with its parents, which are found by its own words).
+        target: a raw disk or any image (with its parents, which are found by its own words), or one that
+            is open already.
         raw: take the file for a raw disk whatever it begins and ends with: a disk may hold an image.
 
     Raises:
@@ -141,6 +155,8 @@ def verify_against(
         SourceChangedError: one of them was written to meanwhile.
         CancelledError: stopped through ``cancel``.
     """
+    if isinstance(target, Chain):
+        return compare_contents(target, chain, progress=progress, cancel=cancel)
     with _open_target(Path(target), raw=raw) as other:
         return compare_contents(other, chain, progress=progress, cancel=cancel)
 

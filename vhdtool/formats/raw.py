@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from vhdtool.errors import Finding, FindingLog, Severity
 from vhdtool.formats.image import BLOCK_SIZE_WITHOUT_TABLE, Section
@@ -20,6 +20,33 @@ if TYPE_CHECKING:
     from vhdtool.model.blockmap import BlockMap
 
 _SECTOR = 512
+# What a block map can place: its offsets are shifted by the bits of a state.
+_SIZE_MAX = 1 << 59
+
+
+# How disks in another format begin, or packed ones: taken for raw disks they are full of nonsense.
+_OTHER_FORMATS: Final = {
+    b"QFI\xfb": "a qcow2 image",
+    b"KDMV": "a VMDK image",
+    b"# Disk Descriptor": "a VMDK descriptor",
+    b"<<< ": "a VDI image",
+    b"EVF\x09\r\n\xff\0": "an E01 image",
+    b"\x1f\x8b": "a gzip file",
+    b"BZh": "a bzip2 file",
+    b"\xfd7zXZ\0": "an xz file",
+    b"\x28\xb5\x2f\xfd": "a zstd file",
+    b"PK\x03\x04": "a ZIP file",
+    b"7z\xbc\xaf\x27\x1c": "a 7z file",
+}
+
+
+def note_other_format(source: ByteSource, log: FindingLog) -> None:
+    """Warn when a file that is taken for a raw disk begins like something else."""
+    start = source.read_exact(0, min(source.size, 32), field="start")
+    for signature, name in _OTHER_FORMATS.items():
+        if start.startswith(signature):
+            what = "this file is taken for a raw disk and begins like another format"
+            log.note(Severity.WARNING, "raw.other_format", what, offset=0, found=name, expected="a raw disk")
 
 
 class RawImage:
@@ -44,6 +71,11 @@ class RawImage:
         self._log = FindingLog(source.name)
         if source.size == 0:
             self._log.refuse("raw.empty", "the file is empty", found="0 bytes", expected="a disk")
+        if source.size > _SIZE_MAX:
+            self._log.refuse(
+                "raw.size", "no disk is that large", found=source.size, expected=f"at most {_SIZE_MAX:#x}"
+            )
+        note_other_format(source, self._log)
         whole = source.size - source.size % _SECTOR
         if whole != source.size or not whole:
             self._log.note(

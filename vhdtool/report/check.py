@@ -26,6 +26,7 @@ def check_json(report: CheckReport) -> Document:
         "findings": findings_json(report.findings),
         "errors": report.errors,
         "warnings": report.warnings,
+        "images": report.images,
     }
 
 

@@ -82,6 +82,10 @@ EXPLANATIONS: Final[dict[str, Explanation]] = {
         "0xC03A0004",
     ),
     "raw.empty": Explanation("The file has no bytes at all.", "Copy it again: the disk is elsewhere."),
+    "raw.other_format": Explanation(
+        "A file that is taken for a raw disk begins like an image or an archive of another format.",
+        "Convert or unpack it first, unless it really is a raw disk.",
+    ),
     "raw.size": Explanation(
         "A raw disk is a whole number of sectors, and this file is not.",
         "Copy it again; if it is complete, it is no disk image.",
@@ -626,11 +630,15 @@ EXPLANATIONS: Final[dict[str, Explanation]] = {
         "Make the child in the parent's format; an image made --from the raw disk can be its parent.",
     ),
     "verify.size": Explanation("The exported disk has another size than its manifest says.", _EXPORT_AGAIN),
+    "verify.digest": Explanation(
+        "A digest of the whole exported disk is not the one in its manifest.", _EXPORT_AGAIN
+    ),
     "verify.chunk": Explanation(
         "Bytes of the exported disk are not those that were exported.", _EXPORT_AGAIN
     ),
     "manifest.json": Explanation("The manifest is cut off, or is no JSON document.", _EXPORT_AGAIN),
     "manifest.missing": Explanation("The manifest lacks something that every manifest has.", _EXPORT_AGAIN),
+    "manifest.digests": Explanation("The manifest's digests of the whole disk are none.", _EXPORT_AGAIN),
     "manifest.duplicate": Explanation("Something stands in the manifest twice.", _EXPORT_AGAIN),
     "manifest.number": Explanation("A number in the manifest is impossible.", _EXPORT_AGAIN),
     "manifest.version": Explanation(

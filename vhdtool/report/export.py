@@ -33,5 +33,5 @@ def summary(report: ExportReport) -> str:
     """One line for a person who waited."""
     seconds = (report.finished - report.started).total_seconds()
     rate = f", {size_text(int(report.read_bytes / seconds))}/s" if seconds > 0 else ""
-    sizes = f"{size_text(report.virtual_size)}, of which {size_text(report.data_bytes)} are data"
+    sizes = f"{size_text(report.virtual_size)}, of which {size_text(report.written_bytes)} were written"
     return f"{name_of(report.target)}: {sizes}, in {seconds:.1f} s{rate}"

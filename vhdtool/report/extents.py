@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from vhdtool.errors import printable
 from vhdtool.model.state import Run
 from vhdtool.report.text import Document, Paint, count, plain, size_text
+from vhdtool.source import ByteSource, PatchedSource
 
 if TYPE_CHECKING:
     from vhdtool.model.plan import ReadPlan
@@ -30,6 +31,23 @@ def merged_runs(plans: Iterable[ReadPlan]) -> Iterator[Run]:
         yield held
 
 
+def placed_runs(runs: Iterable[Run], sources: Sequence[ByteSource]) -> Iterator[Run]:
+    """``runs``, and apart from them what a replayed log covers, with ``file_offset`` -1.
+
+    Args:
+        sources: the layers' bytes, indexed by a run's ``layer``.
+    """
+    for run in runs:
+        source = sources[run.layer] if run.layer >= 0 else None
+        stop = run.file_offset + run.length
+        if not isinstance(source, PatchedSource) or not source.differs(run.file_offset, stop):
+            yield run
+            continue
+        for first, last, in_file in source.stretches(run.file_offset, stop):
+            offset = run.offset + first - run.file_offset
+            yield Run(offset, last - first, run.layer, first if in_file else -1)
+
+
 def _goes_on(before: Run, after: Run) -> bool:
     if before.layer != after.layer:
         return False
@@ -40,7 +58,8 @@ def extent_json(run: Run, files: Sequence[str]) -> Document:
     """One extent in the schema of ``qemu-img map --output=json``.
 
     Zeros that no layer stores may be several layers' doing; ``depth`` is that of the base then, where a
-    look for an unallocated sector ends.  ``present`` is true as with qemu-img: what is read is known.
+    look for an unallocated sector ends.  ``present`` is true as with qemu-img: what is read is known.  Data
+    that stand in a log that was replayed in memory have no ``offset`` and no ``filename``.
     """
     if run.layer < 0:
         return {
@@ -51,6 +70,7 @@ def extent_json(run: Run, files: Sequence[str]) -> Document:
             "zero": True,
             "data": False,
         }
+    place = {} if run.file_offset < 0 else {"offset": run.file_offset, "filename": files[run.layer]}
     return {
         "start": run.offset,
         "length": run.length,
@@ -58,8 +78,7 @@ def extent_json(run: Run, files: Sequence[str]) -> Document:
         "present": True,
         "zero": False,
         "data": True,
-        "offset": run.file_offset,
-        "filename": files[run.layer],
+        **place,
     }
 
 
@@ -94,7 +113,8 @@ def map_text(
         if layer < 0:
             yield f"\n{place}  " + paint("zeros", "faint")
         else:
-            yield f"\n{place}  {layer:>5}  {run.file_offset:#14x}"
+            at = f"{run.file_offset:#14x}" if run.file_offset >= 0 else f"{'in its log':>14}"
+            yield f"\n{place}  {layer:>5}  {at}"
     yield f"\n\n{count(extents, 'extent')}\n"
     for layer, name in enumerate(files):
         yield f"{layer:>5}  {printable(name)}: {size_text(given[layer])}\n"

@@ -86,7 +86,7 @@ def compare_text(comparison: Comparison, paint: Paint = plain) -> str:
     if comparison.equal:
         return paint(f"equal: {size_both(comparison.size_a)} on both sides", "good")
     assert comparison.first_difference is not None
-    lines = [paint(f"different from byte {comparison.first_difference:#x} on", "error")]
+    lines = [paint(f"different, first at byte {comparison.first_difference:#x}", "error")]
     if comparison.size_a != comparison.size_b:
         lines.append(f"sizes: {size_both(comparison.size_a)} and {size_both(comparison.size_b)}")
     lines.append(ranges_text(comparison.ranges, comparison.range_count, paint))
@@ -107,6 +107,9 @@ def verify_json(report: VerifyReport) -> Document:
         "bad_bytes": report.bad_bytes,
         "checked_bytes": report.checked_bytes,
         "root": report.root,
+        "bad_digests": list(report.bad_digests),
+        "damaged_count": report.damaged_count,
+        "damaged_bytes": report.damaged_bytes,
         "findings": findings_json(report.findings),
     }
 
@@ -115,7 +118,11 @@ def verify_text(report: VerifyReport, paint: Paint = plain) -> str:
     """The same for people."""
     if report.ok:
         read = f"{size_both(report.checked_bytes)} of data read"
-        return paint(f"{name_of(report.target)}: as exported, {read}", "good")
+        verdict = paint(f"{name_of(report.target)}: as exported, {read}", "good")
+        if not report.damaged_count:
+            return verdict
+        lost = f"{count(report.damaged_count, 'range')} of {size_both(report.damaged_bytes)} in all"
+        return f"{verdict}\n" + paint(f"{lost} could not be read for the export: zeros there", "warning")
     lines = [
         paint(f"{name_of(report.target)}: NOT what {name_of(report.manifest)} says", "error"),
         *finding_lines(report.findings, indent=2, paint=paint),

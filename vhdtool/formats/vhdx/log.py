@@ -394,7 +394,7 @@ class _Replayer:
         self._log.note(
             Severity.INFO,
             "vhdx.log.pending",
-            f"dirty log: {len(entries)} entries replayed in memory",
+            f"dirty log: {len(entries)} {'entry' if len(entries) == 1 else 'entries'} replayed in memory",
             offset=self._header.log_offset,
             field="log",
             found=f"{changed} bytes",

@@ -1,0 +1,101 @@
+"""What somebody who had never seen vhdtool stumbled over."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cli.helpers import run, run_json
+from tests.generated import MIB, Style, a_chain
+
+OTHERS = {"qcow2": b"QFI\xfb", "gzip": b"\x1f\x8b\x08", "VMDK": b"KDMV", "E01": b"EVF\x09\r\n\xff\0"}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_another_format_is_not_taken_for_a_raw_disk_without_a_word(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "disk.img"
+    path.write_bytes(OTHERS[name].ljust(MIB, b"x"))
+
+    for command in (
+        ["export", path, tmp_path / "out.raw"],
+        ["create", tmp_path / "out.vhdx", "--from", path],
+    ):
+        done = run(*command)
+        assert "warning: this file is taken for a raw disk" in done.stderr
+        assert name.lower() in done.stderr.lower()
+
+
+def test_verify_says_what_could_not_be_read_and_checks_the_quoted_digests(tmp_path: Path) -> None:
+    point = a_chain(tmp_path, 1, Style(sizes=False, states=False, block_sizes=(2 * MIB,)), 3)
+    os.truncate(point.path, point.path.stat().st_size - MIB)
+    target = tmp_path / "rest.raw"
+    run("export", point.path, target, "--damaged", "zero", "--hash", "sha256,md5")
+
+    done = run("verify", target)
+    assert "could not be read for the export: zeros there" in done.stdout
+    report = run_json("verify", target)
+    assert report["damaged_count"] > 0
+    assert report["bad_digests"] == []
+
+    manifest = tmp_path / "rest.raw.manifest.json"
+    text = manifest.read_text()
+    at = text.index('"sha256": "') + len('"sha256": "')
+    manifest.write_text(text[:at] + ("0" if text[at] != "0" else "1") + text[at + 1 :])
+    report = run_json("verify", target, code=1)
+    assert report["bad_digests"] == ["sha256"]
+
+
+def test_checking_nothing_says_so(tmp_path: Path) -> None:
+    assert run("check", tmp_path).stdout.startswith("0 images checked")
+    assert run_json("check", tmp_path)["images"] == 0
+
+
+def test_a_vhd_takes_either_identity(tmp_path: Path) -> None:
+    wanted = "ff34003b-11ed-4cf8-a166-b2be05e20b80"
+    run("create", tmp_path / "a.vhd", "--size", "1MiB", "--write-id", wanted)
+
+    assert run_json("info", tmp_path / "a.vhd")["disk_id"] == wanted
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=["SIGTERM", "SIGHUP"])
+def test_the_end_of_a_session_leaves_nothing_behind(number: signal.Signals, tmp_path: Path) -> None:
+    disk = tmp_path / "disk.img"
+    with disk.open("wb") as file:
+        file.truncate(64 << 30)
+    out = tmp_path / "out"
+    out.mkdir()
+    # The whole-disk digest of so many zeros takes longer than anybody waits here.
+    arguments = ["export", str(disk), str(out / "x.raw"), "--hash", "sha256"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "vhdtool", *arguments], stderr=subprocess.PIPE, text=True
+    ) as process:
+        deadline = time.monotonic() + 30
+        while not any(out.iterdir()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(number)
+        _, message = process.communicate(timeout=60)
+
+    assert process.returncode == 130
+    assert "stopped" in message
+    assert list(out.iterdir()) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "O_NOATIME"), reason="only Linux lets a reader keep the access time")
+def test_looking_does_not_change_when_a_file_was_last_read(tmp_path: Path) -> None:
+    point = a_chain(tmp_path, 2, Style(size=2 * MIB), 1)
+    paths = sorted(tmp_path.glob("*.*vhdx"))
+    for path in paths:
+        os.utime(path, (1_000_000_000, path.stat().st_mtime))
+
+    run("info", point.path)
+    run("tree", tmp_path)
+    run("export", point.path, tmp_path / "x.raw")
+
+    assert [path.stat().st_atime for path in paths] == [1_000_000_000] * len(paths)
