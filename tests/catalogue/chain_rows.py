@@ -272,6 +272,8 @@ ROWS: Final[list[Row]] = [
     row("a name that nothing stands under", _as_leaf(_nothing, "disk.vhd"), exit_code=66, opens=False),
     row("an empty raw disk", file_of(b"", "disk.img"), "E raw.empty", opens=False),
     row("a raw disk of 700 bytes", file_of(b"r" * 700, "disk.img"), "E raw.size"),
+    row("a qcow2 image", file_of(b"QFI\xfb".ljust(4096, b"\0"), "disk.img"), "W raw.other_format"),
+    row("a packed disk", file_of(b"\x1f\x8b".ljust(4096, b"\0"), "disk.img.gz"), "W raw.other_format"),
     row(
         "a raw disk whose sector 0 is a footer's cookie",
         file_of(b"conectix".ljust(4096, b"\0"), "disk.img"),

@@ -44,7 +44,7 @@ def test_a_fifo_under_the_parents_name_is_not_opened(
     finding = refused(leaf)
 
     assert finding.code == "chain.parent.missing"
-    assert "base (a FIFO)" in finding.what
+    assert "base (a FIFO)" in finding.found
     assert set(opened) == {leaf}
 
 
@@ -58,7 +58,7 @@ def test_a_link_to_a_device_is_not_opened(
     leaf = family.make(tmp_path / "leaf", 2, 1, relative=".\\base")
     opened = record_opens(monkeypatch)
 
-    assert "base (a character device)" in refused(leaf).what
+    assert "base (a character device)" in refused(leaf).found
     assert set(opened) == {leaf}
 
 
@@ -69,7 +69,7 @@ def test_a_folder_under_the_parents_name_is_passed_over(tmp_path: Path, family: 
     finding = refused(leaf)
 
     assert finding.code == "chain.parent.missing"
-    assert "base (a directory)" in finding.what
+    assert "base (a directory)" in finding.found
 
 
 def test_links_that_lead_round_in_a_circle_are_passed_over(tmp_path: Path, family: Family) -> None:
@@ -204,8 +204,8 @@ def test_a_list_of_everything_tried_has_a_bounded_length(tmp_path: Path) -> None
 
     finding = refused(leaf, search=folders)
 
-    assert finding.what.count("; ") <= TRIED_SHOWN_MAX
-    assert "more" in finding.what
+    assert finding.found.count("; ") <= TRIED_SHOWN_MAX
+    assert "more" in finding.found
     assert len(str(finding)) < 6_000
 
 
