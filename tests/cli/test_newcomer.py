@@ -74,7 +74,11 @@ def test_the_end_of_a_session_leaves_nothing_behind(number: signal.Signals, tmp_
     # The whole-disk digest of so many zeros takes longer than anybody waits here.
     arguments = ["export", str(disk), str(out / "x.raw"), "--hash", "sha256"]
     with subprocess.Popen(
-        [sys.executable, "-m", "vhdtool", *arguments], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "vhdtool", *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+        # Whoever runs the tests may have it ignored, as nohup does, and we would inherit that.
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     ) as process:
         deadline = time.monotonic() + 30
         while not any(out.iterdir()) and time.monotonic() < deadline:
