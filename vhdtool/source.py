@@ -17,7 +17,7 @@ import errno
 import os
 import stat
 import threading
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
@@ -103,9 +103,14 @@ class Fingerprint:
         """The fingerprint in ``status``."""
         return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
+    @property
+    def file(self) -> tuple[int, int]:
+        """Which file it is, whatever it is called."""
+        return self.device, self.inode
+
     def difference(self, other: Fingerprint) -> str:
         """In words what changed from this one to ``other``; empty when nothing did."""
-        if (self.device, self.inode) != (other.device, other.inode):
+        if self.file != other.file:
             return "another file stands under its name"
         if self.size != other.size:
             return f"its size went from {self.size} to {other.size} bytes"
@@ -222,7 +227,7 @@ class FileSource(_Reader):
         """
         named = Fingerprint.of(self._stat())
         held = Fingerprint.of(os.fstat(self._descriptor))
-        return held if (held.device, held.inode) == (named.device, named.inode) else named
+        return held if held.file == named.file else named
 
     def read_exact(self, offset: int, length: int, *, field: str) -> bytes:
         self._check(offset, length, field)
@@ -401,12 +406,7 @@ class PatchedSource(_Reader):
 
     def touches(self, start: int, stop: int) -> bool:
         """Whether a patch covers a byte of ``[start, stop)``."""
-        if start >= stop:
-            return False
-        i = bisect_right(self._starts, start) - 1
-        if i >= 0 and self._pieces[i][1] > start:
-            return True
-        return i + 1 < len(self._pieces) and self._starts[i + 1] < stop
+        return next(self._near(start, stop), None) is not None
 
     def read_into(self, offset: int, buffer: memoryview, *, field: str) -> None:
         self._check(offset, len(buffer), field)
@@ -416,29 +416,18 @@ class PatchedSource(_Reader):
             self.below.read_into(offset, buffer[:there], field=field)
         if there < len(buffer):
             buffer[there:] = bytes(len(buffer) - there)
-        i = max(0, bisect_right(self._starts, offset) - 1)
-        while i < len(self._pieces) and self._pieces[i][0] < stop:
-            first, last, page, skip = self._pieces[i]
-            i += 1
-            start, end = max(first, offset), min(last, stop)
-            if start >= end:
-                continue
-            count = end - start
-            data = bytes(count) if page is None else page(skip + start - first, count)
-            buffer[start - offset : end - offset] = data
+        for first, last, page, skip in self._near(offset, stop):
+            count = last - first
+            buffer[first - offset : last - offset] = bytes(count) if page is None else page(skip, count)
 
     def data_ranges(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
         stop = min(stop, self.size)
-        # Only the patches in the range: whoever asks piece by piece must not pay for all of them each time.
-        near = self._pieces[max(0, bisect_right(self._starts, start) - 1) : bisect_left(self._starts, stop)]
         position = start
-        for first, last, page, _ in near:
-            if last <= position:
-                continue
+        for first, last, page, _ in self._near(start, stop):
             yield from self.below.data_ranges(position, first)
             # A log can zero exbibytes with one descriptor: those are a hole like any other.
-            if page is not None and position < stop:
-                yield max(first, position), min(last, stop)
+            if page is not None:
+                yield first, last
             position = last
         yield from self.below.data_ranges(position, stop)
 
@@ -448,15 +437,22 @@ class PatchedSource(_Reader):
 
     def stretches(self, start: int, stop: int) -> Iterator[tuple[int, int, bool]]:
         """``[start, stop)`` in pieces, each with whether it stands in the file as it reads."""
-        near = self._pieces[max(0, bisect_right(self._starts, start) - 1) : bisect_left(self._starts, stop)]
         position = start
-        for first, last, _, _ in near:
-            first, last = max(first, position), min(last, stop)
-            if first < last:
-                yield from self._below(position, first)
-                yield first, last, False
-                position = last
+        for first, last, _, _ in self._near(start, stop):
+            yield from self._below(position, first)
+            yield first, last, False
+            position = last
         yield from self._below(position, stop)
+
+    def _near(self, start: int, stop: int) -> Iterator[_Piece]:
+        """What patches cover of ``[start, stop)``, in order: whoever asks piece by piece pays for no more."""
+        i = max(0, bisect_right(self._starts, start) - 1)
+        while i < len(self._pieces) and self._starts[i] < stop:
+            first, last, page, skip = self._pieces[i]
+            i += 1
+            begin, end = max(first, start), min(last, stop)
+            if begin < end:
+                yield begin, end, page, skip + begin - first
 
     def _below(self, start: int, stop: int) -> Iterator[tuple[int, int, bool]]:
         """A range under no patch, as ``stretches``: beyond the file's end nothing stands."""

@@ -138,7 +138,7 @@ def open_candidate(path: Path, options: OpenOptions, wanted: ImageFormat | None 
         return Candidate(outcome=kind, is_file=False)
     except VhdtoolError as error:
         return Candidate(outcome="cannot be read", error=error)
-    key = (source.opened_as.device, source.opened_as.inode)
+    key = source.opened_as.file
     format_: ImageFormat | None = None
     try:
         format_ = recognise(source)
@@ -237,7 +237,7 @@ def folders_of(path: Path) -> tuple[Path, ...]:
 
 def file_keys(image: DiskImage) -> list[FileKey]:
     """The files of ``image``, whatever they are called."""
-    return [(file.opened_as.device, file.opened_as.inode) for file in files_of(image.source)]
+    return [file.opened_as.file for file in files_of(image.source)]
 
 
 def _parsed(link: ParentLink, tried: Tried) -> Iterator[tuple[PathKind, StoredPath]]:

@@ -118,7 +118,7 @@ def _file_key(layer: Layer) -> object:
     files = files_of(layer.image.source)
     if not files:
         return id(layer.image.source)
-    return (layer.image.log.replayed, *((file.opened_as.device, file.opened_as.inode) for file in files))
+    return (layer.image.log.replayed, *(file.opened_as.file for file in files))
 
 
 def _file_numbers(chain: Chain, known: dict[object, int]) -> npt.NDArray[np.int64]:

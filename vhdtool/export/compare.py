@@ -191,11 +191,11 @@ def _is_same(a: _Part, b: _Part, length: int) -> bool:
 def _file_key(source: ByteSource, offset: int, length: int) -> object:
     """Which file these bytes are read from, as they stand there; None when that cannot be said."""
     if isinstance(source, PatchedSource):
-        if source.touches(offset, offset + length) or offset + length > source.below.size:
+        if source.differs(offset, offset + length):
             return None
         return _file_key(source.below, offset, length)
     if isinstance(source, FileSource):
-        return (source.opened_as.device, source.opened_as.inode) if source.opened_as.inode else None
+        return source.opened_as.file if source.opened_as.inode else None
     if isinstance(source, JoinedSource):
         keys = [_file_key(part, 0, part.size) for part in source.parts]
         return None if None in keys else tuple(keys)

@@ -27,10 +27,9 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Final, Protocol, Self
+from typing import IO, Final, Self
 
 from vhdtool.errors import ExportError, TargetError, TargetExistsError, printable
-from vhdtool.formats.image import Sink
 
 _CREATE_FLAGS: Final = (
     os.O_RDWR
@@ -52,27 +51,6 @@ _NO_ROOM: Final = _codes("ENOSPC", "EDQUOT", "EFBIG", "EIO")
 _NO_HARD_LINKS: Final = _codes("EPERM", "EACCES", "ENOSYS", "EMLINK", "EINVAL", "ENOTSUP", "EOPNOTSUPP")
 # One constant of zeros for whoever must write or compare them.
 ZERO_PIECE: Final = bytes(1 << 20)
-
-
-class Target(Sink, Protocol):
-    """A sink with an end: what is written becomes visible as a whole, or not at all."""
-
-    @property
-    def name(self) -> str:
-        """What messages call it."""
-        ...
-
-    def finish(self, size: int) -> None:
-        """Everything is written; the result has ``size`` bytes.  Nothing is visible yet."""
-        ...
-
-    def publish(self) -> None:
-        """Put the finished result under its name."""
-        ...
-
-    def abort(self) -> None:
-        """Leave nothing behind; no effect after ``publish``."""
-        ...
 
 
 class TargetFile:

@@ -82,10 +82,6 @@ class ReadPlan:
         columns = (self.offset, self.length, self.layer, self.file_offset)
         return map(Run._make, zip(*(column.tolist() for column in columns)))
 
-    def bytes_of(self, layer: int) -> int:
-        """Guest bytes with that origin."""
-        return int(self.length[self.layer == layer].sum())
-
 
 def merged(
     offset: npt.NDArray[np.int64],
