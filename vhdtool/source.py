@@ -50,6 +50,10 @@ _OPEN_FLAGS: Final = (
     | getattr(os, "O_NOCTTY", 0)
 )
 
+# Reads past the page cache: aligned to what any device asks for, in pieces of bounded size.
+_DIRECT_PAGE: Final = 4096
+_DIRECT_BYTES_MAX: Final = 1 << 20
+
 
 class ByteSource(Protocol):
     """Bytes that can be read by position, from several threads at once.
@@ -63,6 +67,10 @@ class ByteSource(Protocol):
     def name(self) -> str: ...
     @property
     def size(self) -> int: ...
+    @property
+    def descriptor(self) -> int | None:
+        """Of the open file that these bytes are, for positioned reading; None where it is not so."""
+        ...
 
     def read_exact(self, offset: int, length: int, *, field: str) -> bytes:
         """Exactly ``length`` bytes from byte ``offset``.
@@ -138,6 +146,11 @@ class _Reader:
 
     name: str
     size: int
+
+    @property
+    def descriptor(self) -> int | None:
+        """Of the open file that these bytes are; None where it is not so."""
+        return None
 
     def read_exact(self, offset: int, length: int, *, field: str) -> bytes:
         self._check(offset, length, field)
@@ -218,6 +231,11 @@ class FileSource(_Reader):
         self.mtime = status.st_mtime
         # Without os.pread, seek and read share one file position: one thread at a time.
         self._lock = None if hasattr(os, "pread") else threading.Lock()
+
+    @property
+    def descriptor(self) -> int | None:
+        """Of the open file; None where the platform has no positioned reading."""
+        return self._descriptor if self._lock is None else None
 
     def fingerprint(self) -> Fingerprint:
         """The file's state now; a file that was replaced under its name shows the new one's.
@@ -334,6 +352,60 @@ class FileSource(_Reader):
         return ReadError(f"cannot read {Location(self.name, offset, field)}: {reason}")
 
 
+class DirectFile:
+    """A file opened once more and read past the page cache: for measurements, which ask the device.
+
+    Raises:
+        ReadError: the platform or the file system cannot do that, or the file cannot be opened.
+    """
+
+    def __init__(self, file: FileSource) -> None:
+        import mmap
+
+        self.name = file.name
+        flag = getattr(os, "O_DIRECT", None)
+        if flag is None or not hasattr(os, "preadv"):
+            raise ReadError(f"cannot read {printable(self.name)} past the page cache: not on this platform")
+        try:
+            self._descriptor = os.open(file.path, _OPEN_FLAGS | flag)
+        except OSError as error:
+            raise self._failed(error) from error
+        # A mapping begins at a page, as these reads ask for.
+        self._buffer = mmap.mmap(-1, _DIRECT_BYTES_MAX)
+        if Fingerprint.of(os.fstat(self._descriptor)).file != file.opened_as.file:
+            self.close()
+            raise ReadError(f"cannot read {printable(self.name)}: another file stands under its name")
+
+    def read(self, offset: int, length: int) -> None:
+        """Read bytes ``[offset, offset + length)``, widened to whole pages, and let go of them.
+
+        Raises:
+            CorruptError: the file ends before.
+            ReadError: the operating system could not read.
+        """
+        at = offset - offset % _DIRECT_PAGE
+        while at < offset + length:
+            pages = -(-(offset + length - at) // _DIRECT_PAGE)
+            count = min(_DIRECT_BYTES_MAX, pages * _DIRECT_PAGE)
+            try:
+                done = os.preadv(self._descriptor, [memoryview(self._buffer)[:count]], at)
+            except OSError as error:
+                raise self._failed(error) from error
+            at += done
+            if done < count and at < offset + length:
+                raise too_short(self.name, offset, "payload", max(0, at - offset), length)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _failed(self, error: OSError) -> ReadError:
+        reason = os.strerror(error.errno) if error.errno else "unknown error"
+        return ReadError(f"cannot read {printable(self.name)} past the page cache: {reason}")
+
+
 class JoinedSource(_Reader):
     """Several sources end to end: the pieces of a split image, named after the first.
 
@@ -353,11 +425,15 @@ class JoinedSource(_Reader):
         self._check(offset, len(buffer), field)
         done = 0
         while done < len(buffer):
-            at = offset + done
-            i = bisect_right(self._starts, at) - 1
-            count = min(len(buffer) - done, self._starts[i + 1] - at)
-            self.parts[i].read_into(at - self._starts[i], buffer[done : done + count], field=field)
+            part, at = self.place(offset + done)
+            count = min(len(buffer) - done, part.size - at)
+            part.read_into(at, buffer[done : done + count], field=field)
             done += count
+
+    def place(self, offset: int) -> tuple[FileSource, int]:
+        """The piece that byte ``offset`` lies in, and where in it; the offset is inside the source."""
+        i = bisect_right(self._starts, offset) - 1
+        return self.parts[i], offset - self._starts[i]
 
     def close(self) -> None:
         for part in self.parts:

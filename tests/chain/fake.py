@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from vhdtool.chain.chain import Chain, FoundBy, Layer, LinkVerdict
 from vhdtool.errors import Finding
-from vhdtool.formats.image import Section
-from vhdtool.model.blockmap import BlockMap, pack
+from vhdtool.formats.image import BitmapPlaces, Section
+from vhdtool.formats.probe import BAT, BITMAP, Look, Outcome, look_at_payload
+from vhdtool.model.blockmap import BlockMap, StoredBlocks, pack
 from vhdtool.model.geometry import Geometry
 from vhdtool.model.identity import DiskType, Identity, ImageFormat, ParentLink
 from vhdtool.model.state import BlockCounts, BlockState, LogState
@@ -62,6 +63,24 @@ class FakeImage:
         bits[: len(here)] = here
         return np.packbits(bits, bitorder="little").tobytes()
 
+    def probe(self, offset: int) -> tuple[Look, ...]:
+        block, within = divmod(offset, self.geometry.block_size)
+        sector = within // self.geometry.sector_size
+        state = self.states[block]
+        outcome = {
+            BlockState.ABSENT: Outcome.PARENT,
+            BlockState.ZERO: Outcome.ZEROS,
+            BlockState.DAMAGED: Outcome.DAMAGED,
+        }.get(state, Outcome.NEXT)
+        looks = [Look(structure=BAT, index=block, state=state.name, outcome=outcome, note="")]
+        if state is BlockState.PARTIAL:
+            outcome = Outcome.NEXT if self.sectors_here[block][sector] else Outcome.PARENT
+            looks.append(Look(structure=BITMAP, index=sector, outcome=outcome, note=""))
+        if outcome is Outcome.NEXT:
+            place = self.places[block] + within
+            looks.append(look_at_payload(self.source, sector, place, self.geometry.sector_size))
+        return tuple(looks)
+
     def survey(self) -> None:
         pass
 
@@ -69,6 +88,16 @@ class FakeImage:
         pairs = [self.entry(block) for block in range(start, stop)]
         states = np.array([state for state, _ in pairs], np.int64)
         return BlockMap(start, pack(states, np.array([place for _, place in pairs], np.int64)))
+
+    def stored(self, start: int, stop: int) -> StoredBlocks:
+        entry = self.block_map(start, stop).entry
+        there = np.flatnonzero(entry)
+        return StoredBlocks(there + start, entry[there])
+
+    def bitmap_places(
+        self, first_sectors: npt.NDArray[np.int64], file_offsets: npt.NDArray[np.int64]
+    ) -> BitmapPlaces | None:
+        return None
 
     def next_stored(self, block: int) -> int:
         return next((b for b in range(block, len(self.states)) if self.states[b]), len(self.states))

@@ -27,8 +27,8 @@ from tests.builders.vhd import (
     opened,
     patched,
 )
+from vhdtool.formats import pieces as pieces_module
 from vhdtool.formats.image import BLOCK_SIZE_WITHOUT_TABLE, DiskImage, OpenOptions, require_sound
-from vhdtool.formats.vhd import bitmap as bitmap_module
 from vhdtool.formats.vhd import inspect as inspect_module
 from vhdtool.formats.vhd import layout
 from vhdtool.formats.vhd.image import VhdImage, open_vhd
@@ -171,7 +171,7 @@ def test_pieces_of_many_bitmaps_are_slices_of_the_single_ones(
 
 
 def test_pieces_are_read_in_bounded_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bitmap_module, "_BUFFER_MAX", 600)
+    monkeypatch.setattr(pieces_module, "_BUFFER_MAX", 600)
     image = opened(a_vhd(size=512 * 40, block_size=512, blocks=dict.fromkeys(range(0, 40, 2), (b"", (0,)))))
 
     pieces = image.bitmaps(np.arange(0, 40, 2), 1)

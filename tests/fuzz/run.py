@@ -19,7 +19,7 @@ ARRAY_MODULES = [
     "vhdtool.chain.reference",
     "vhdtool.formats.overlap",
     "vhdtool.formats.vhd.bat",
-    "vhdtool.formats.vhd.bitmap",
+    "vhdtool.formats.pieces",
     "vhdtool.formats.vhdx.bat",
     "vhdtool.formats.vhdx.inspect",
     "vhdtool.kernels",

@@ -27,6 +27,7 @@ from tests.surgery.vhdx import (
     guid,
 )
 from vhdtool.chain.chain import Chain, FoundBy, Layer, LinkVerdict
+from vhdtool.chain.explain import explain
 from vhdtool.chain.flatten import flatten
 from vhdtool.chain.reader import execute
 from vhdtool.chain.reference import read_naively, sector_origins
@@ -36,7 +37,8 @@ from vhdtool.formats.image import DiskImage, OpenOptions
 from vhdtool.formats.registry import open_source
 from vhdtool.model.identity import DiskType
 from vhdtool.model.plan import ReadPlan
-from vhdtool.model.state import DAMAGED, STATE_BITS, BlockState, Run
+from vhdtool.model.state import DAMAGED, STATE_BITS, ZEROS, BlockState, Run
+from vhdtool.report.explain import explain_json, explain_text
 
 SECONDS_MAX: Final = 5.0
 _SECTORS_COMPARED: Final = 512
@@ -293,6 +295,7 @@ def _read_through(chain: Chain) -> None:
             return
     for start, stop in _windows(chain):
         _compare_ways(chain, start, stop)
+        _explain(chain, (start, (start + stop) // 2, stop - 1))
         if sound:
             _compare_bytes(chain, start + 100, min(stop, start + _READ_MAX))
     if sound and chain.virtual_size < 1 << 24:
@@ -318,6 +321,27 @@ def _compare_ways(chain: Chain, start: int, stop: int) -> None:
             expected = run.file_offset + sector * np.arange(last - first)
             if (place[first:last] != expected).any():
                 raise DisagreementError(f"the reference has another place for {run}")
+
+
+def _explain(chain: Chain, offsets: Sequence[int]) -> None:
+    """explain == walk, at single places; its bytes are those of the place, damaged or not."""
+    for offset in offsets:
+        explanation = explain(chain, offset)
+        result, start = explanation.result, explanation.start
+        (run,) = walk(chain.images, start, start + chain.sector_size)
+        is_cut = result.damaged and result.file_offset is not None
+        if (run.layer == DAMAGED) != (result.damaged and not is_cut) or (run.layer == ZEROS) != result.zero:
+            raise DisagreementError(f"walk and explanation disagree on {offset:#x}")
+        if run.layer >= 0:
+            if (result.layer, explanation.steps[-1].file_offset) != (run.layer, run.file_offset):
+                raise DisagreementError(f"the explanation has another place for {run}")
+            source = chain.images[run.layer].source
+            if is_cut != (run.file_offset + chain.sector_size > source.size):
+                raise DisagreementError(
+                    f"cut off for {'the explanation' if is_cut else 'the walk'} only: {run}"
+                )
+        explain_text(explanation).encode()
+        explain_json(explanation)
 
 
 def _compare_bytes(chain: Chain, start: int, stop: int) -> None:

@@ -120,6 +120,10 @@ class PatientSource:
     def size(self) -> int:
         return self._patient.size
 
+    @property
+    def descriptor(self) -> int | None:
+        return None
+
     def read_exact(self, offset: int, length: int, *, field: str) -> bytes:
         if offset < 0 or length < 0:
             raise ValueError(f"offset {offset} and length {length} must not be negative")

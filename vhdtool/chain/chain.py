@@ -20,8 +20,12 @@ from vhdtool.formats.image import DiskImage
 from vhdtool.source import FileSource, files_of
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from vhdtool.chain.engine import Engine
     from vhdtool.chain.reader import ChainReader
+    from vhdtool.chain.resolved import ResolvedMap
     from vhdtool.model.plan import ReadPlan
 
 DEPTH_MAX: Final = 256
@@ -82,6 +86,7 @@ class Chain:
         # A survey adds findings later: each of those spoils blocks, these spoil the whole.
         self._opening_findings = tuple(f for layer in layers for f in layer.image.findings)
         self._sound: set[bool] = set()
+        self._maps: dict[Engine, ResolvedMap] = {}
 
     @property
     def leaf(self) -> DiskImage:
@@ -145,7 +150,7 @@ class Chain:
         stop: int | None = None,
         *,
         allow_damaged: bool = False,
-        engine: Engine = "numpy",
+        engine: Engine = "auto",
     ) -> Iterator[ReadPlan]:
         """Plans that tile guest range ``[start, stop)`` in order, each of bounded size.
 
@@ -183,6 +188,39 @@ class Chain:
         buffer = bytearray(length)
         read_into(self, offset, memoryview(buffer))
         return bytes(buffer)
+
+    def resolved(self, engine: Engine = "auto") -> ResolvedMap:
+        """The chain's resolved map, made when first asked for and kept, one for each ``engine``.
+
+        Raises:
+            FormatError, ChainError: the chain is not sound.
+        """
+        from vhdtool.chain.resolved import ResolvedMap
+
+        self.require_sound()
+        if engine not in self._maps:
+            self._maps[engine] = ResolvedMap(self.images, engine=engine)
+        return self._maps[engine]
+
+    def lookup(self, offsets: npt.ArrayLike) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.int64]]:
+        """Layers and file offsets of guest bytes ``offsets`` (int64[n]): see ``ResolvedMap.lookup``.
+
+        Raises:
+            ValueError: an offset is outside of the disk.
+            FormatError, ChainError: the chain is not sound.
+        """
+        return self.resolved().lookup(offsets)
+
+    def read_many(self, offsets: npt.ArrayLike, length: int) -> npt.NDArray[np.uint8]:
+        """``length`` bytes of the virtual disk from each of ``offsets`` (int64[n]), as uint8[n, length].
+
+        Raises:
+            ValueError: a range leaves the disk.
+            FormatError, ChainError, ReadError: as ``read``.
+        """
+        from vhdtool.chain.reader import read_many
+
+        return read_many(self, offsets, length)
 
     def open(self) -> ChainReader:
         """The virtual disk as a read-only, seekable binary file object; does not own the chain."""

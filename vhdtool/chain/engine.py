@@ -1,12 +1,21 @@
-"""One face for the two engines that claim sectors and split bitmaps into runs.
+"""Two engines behind one face, and the cost model that chooses between them.
 
-NumPy is the default: a numba kernel costs about 0.7 s to start in a fresh process, as much as copying
-1.7 GiB, and pays that back only above about half a million bitmaps.
+NumPy is there from the start.  numba does each thing several times faster and has to be started first,
+which a short-lived command never earns back.  What is known of a job before it begins are three counts:
+sector bitmaps to claim, lookups, and real reads; each costs so much with either engine.
+
+    cost(engine) = start(engine) + bitmaps * bitmap(engine) + lookups * lookup(engine) + reads * read(engine)
+
+The figures below are of benchmarks/bench_engines.py; ARCHITECTURE.md holds them with machine and date.
+They are ratios at heart: a machine twice as fast chooses alike.
 """
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,67 +23,156 @@ import numpy.typing as npt
 from vhdtool.errors import MissingPackageError
 from vhdtool.kernels import reference
 
-Engine = Literal["numpy", "numba"]
+Engine = Literal["auto", "numpy", "numba"]
 Int64s = npt.NDArray[np.int64]
-Bits = npt.NDArray[np.uint8]
+Int32s = npt.NDArray[np.int32]
+Words = npt.NDArray[np.uint64]
+Bytes = npt.NDArray[np.uint8]
+
+# Descriptors that name no file: the piece stays undone, or is filled with zeros.
+NO_FILE: Final = -1
+ZERO_FILL: Final = -2
 
 
-class BitmapEngine(Protocol):
-    """What flattening needs of an engine; ``bits`` is uint8[rows, width], C-contiguous."""
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Seconds: to start an engine in a fresh process, and for each thing it does."""
 
-    def claim(self, bits: Bits, group_first: Int64s) -> None:
-        """Leave every bit in the first row of its group that has it."""
-        ...
+    start: float
+    bitmap: float
+    lookup: float
+    read: float
 
-    def count_runs(self, bits: Bits) -> Int64s:
-        """Runs of ones in each row."""
-        ...
-
-    def find_runs(self, bits: Bits) -> tuple[Int64s, Int64s, Int64s]:
-        """Rows, first bits and ends of all runs of ones, in order."""
-        ...
+    def of(self, bitmaps: int, lookups: int, reads: int) -> float:
+        """Seconds for a job of so many."""
+        return self.start + bitmaps * self.bitmap + lookups * self.lookup + reads * self.read
 
 
-class NumpyEngine:
+NUMPY_COSTS: Final = Costs(start=0.0, bitmap=2.2e-6, lookup=190e-9, read=2.5e-6)
+NUMBA_COSTS: Final = Costs(start=0.75, bitmap=0.7e-6, lookup=15e-9, read=0.8e-6)
+
+
+class Machine:
+    """What an engine does; :class:`NumpyMachine` says how, slowly and clearly.
+
+    Attributes:
+        name: of the engine.
+        claim, place_runs: see :mod:`vhdtool.kernels.bitmap`.
+        lookup, runs_at: see :mod:`vhdtool.kernels.rank`.
+    """
+
+    name: str
+    claim: Callable[..., None]
+    place_runs: Callable[..., None]
+    lookup: Callable[..., int]
+    runs_at: Callable[..., int]
+
+    def read_pieces(
+        self, descriptors: Int32s, places: Int64s, counts: Int64s, starts: Int64s, out: Bytes
+    ) -> npt.NDArray[np.bool_]:
+        """Read pieces of files into ``out``; which of them are whole.
+
+        See :func:`vhdtool.kernels.positioned.read_pieces`.
+        """
+        raise NotImplementedError
+
+    def claimed_runs(self, words: Words, group_first: Int64s, counts: Int64s) -> tuple[Int64s, Int64s]:
+        """Rows and first bits of the runs of claimed ``words``, group by group, by their starts."""
+        rows, starts = (np.empty(int(counts.sum()), np.int64) for _ in range(2))
+        self.place_runs(words, group_first, rows, starts)
+        return rows, starts
+
+
+class NumpyMachine(Machine):
     """The NumPy twins."""
 
+    name = "numpy"
     claim = staticmethod(reference.claim)
-    count_runs = staticmethod(reference.count_runs)
-    find_runs = staticmethod(reference.find_runs)
+    place_runs = staticmethod(reference.place_runs)
+    lookup = staticmethod(reference.lookup)
+    runs_at = staticmethod(reference.runs_at)
+
+    def read_pieces(
+        self, descriptors: Int32s, places: Int64s, counts: Int64s, starts: Int64s, out: Bytes
+    ) -> npt.NDArray[np.bool_]:
+        """One system call after the other; without positioned reads nothing gets done here."""
+        done = np.zeros(len(places), np.bool_)
+        preadv: Any = getattr(os, "preadv", None)
+        buffer = memoryview(out.data).cast("B")
+        columns = (descriptors.tolist(), places.tolist(), counts.tolist(), starts.tolist())
+        for i, (descriptor, place, count, start) in enumerate(zip(*columns)):
+            if descriptor == ZERO_FILL:
+                out[start : start + count] = 0
+                done[i] = True
+            elif descriptor != NO_FILE and preadv is not None:
+                try:
+                    done[i] = preadv(descriptor, [buffer[start : start + count]], place) == count
+                except OSError:  # who asks again, in the place where errors are told, will hear of it
+                    done[i] = False
+        return done
 
 
-class NumbaEngine:
-    """The kernels, with outputs made to measure.
+class NumbaMachine(Machine):
+    """The kernels.
 
     Raises:
         MissingPackageError: numba is not installed.
     """
 
+    name = "numba"
+
     def __init__(self) -> None:
         try:
-            from vhdtool.kernels import bitmap
+            from vhdtool.kernels import bitmap, rank
         except ImportError as error:
             raise MissingPackageError("the numba engine needs the package numba") from error
-        self._kernels = bitmap
+        try:
+            from vhdtool.kernels.positioned import read_pieces
+        except ImportError:  # not on this platform
+            self._read_pieces: Callable[..., None] | None = None
+        else:
+            self._read_pieces = read_pieces
+        self.claim = bitmap.claim
+        self.place_runs = bitmap.place_runs
+        self.lookup = rank.lookup
+        self.runs_at = rank.runs_at
 
-    def claim(self, bits: Bits, group_first: Int64s) -> None:
-        """Leave every bit in the first row of its group that has it."""
-        self._kernels.claim(bits, group_first)
-
-    def count_runs(self, bits: Bits) -> Int64s:
-        """Runs of ones in each row."""
-        counts = np.empty(len(bits), np.int64)
-        self._kernels.count_runs(bits, counts)
-        return counts
-
-    def find_runs(self, bits: Bits) -> tuple[Int64s, Int64s, Int64s]:
-        """Rows, first bits and ends of all runs of ones, in order."""
-        size = int(self.count_runs(bits).sum())
-        rows, starts, stops = (np.empty(size, np.int64) for _ in range(3))
-        self._kernels.find_runs(bits, rows, starts, stops)
-        return rows, starts, stops
+    def read_pieces(
+        self, descriptors: Int32s, places: Int64s, counts: Int64s, starts: Int64s, out: Bytes
+    ) -> npt.NDArray[np.bool_]:
+        """All of them in one kernel, where the platform has what it calls."""
+        if self._read_pieces is None:
+            return _numpy.read_pieces(descriptors, places, counts, starts, out)
+        done = np.empty(len(places), np.bool_)
+        self._read_pieces(descriptors, places, counts, starts, out, done)
+        return done
 
 
-def engine_named(name: Engine) -> BitmapEngine:
-    """The engine that ``name`` asks for."""
-    return NumbaEngine() if name == "numba" else NumpyEngine()
+_numpy: Final = NumpyMachine()
+_numba: NumbaMachine | None = None
+
+
+def machine_for(engine: Engine, *, bitmaps: int = 0, lookups: int = 0, reads: int = 0) -> Machine:
+    """The engine to use, started.
+
+    Args:
+        engine: a name forces it; "auto" takes the cheaper one for a job of so many bitmaps, lookups, reads.
+
+    Raises:
+        MissingPackageError: numba is asked for by name and not installed.
+    """
+    global _numba
+    if engine == "numpy":
+        return _numpy
+    if engine == "auto":
+        start = NUMBA_COSTS.start if _numba is None else 0.0
+        saved = NUMPY_COSTS.of(bitmaps, lookups, reads) - NUMBA_COSTS.of(bitmaps, lookups, reads)
+        if saved + NUMBA_COSTS.start <= start:
+            return _numpy
+    try:
+        _numba = _numba or NumbaMachine()
+    except MissingPackageError:
+        if engine == "numba":
+            raise
+        return _numpy
+    return _numba

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from vhdtool.model.blockmap import BlockMap
+    from vhdtool.formats.probe import Look
+    from vhdtool.model.blockmap import BlockMap, StoredBlocks
 
 # Blocks of images that have no table.  Large enough that windows over them cost nothing, small enough
 # that mixing them with real blocks does not make cells larger than a layer's blocks.
@@ -56,6 +57,21 @@ class Section:
     name: str
     offset: int
     fields: tuple[tuple[str, str | int], ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BitmapPlaces:
+    """Where pieces of sector bitmaps stand in a plain file.
+
+    Attributes:
+        descriptor: of the open file.
+        place: int64[k], bytes from the file's start.
+        is_msb_first: whether a byte's first sector is its most significant bit.
+    """
+
+    descriptor: int
+    place: npt.NDArray[np.int64]
+    is_msb_first: bool
 
 
 class DiskImage(Protocol):
@@ -117,12 +133,27 @@ class DiskImage(Protocol):
         """
         ...
 
+    def probe(self, offset: int) -> tuple[Look, ...]:
+        """What a walk looks at for the sector that begins at guest byte ``offset``, in order.
+
+        The same answer as ``entry`` and ``bitmap`` give, with where it comes from; the last look settles
+        it, and is never NEXT.  Explains a broken place instead of refusing it.
+        """
+        ...
+
     def survey(self) -> None:
         """Judge the whole table once, in windows; its findings join ``findings``."""
         ...
 
     def block_map(self, start: int, stop: int) -> BlockMap:
         """Blocks ``[start, stop)``; calls ``survey`` first."""
+        ...
+
+    def stored(self, start: int, stop: int) -> StoredBlocks:
+        """The blocks of ``[start, stop)`` that are not ABSENT; calls ``survey`` first.
+
+        Costs what is there and one look at the table, or not even that where few blocks are stored.
+        """
         ...
 
     def next_stored(self, block: int) -> int:
@@ -141,7 +172,22 @@ class DiskImage(Protocol):
             sector_count: a power of two, at most ``sectors_per_block``: so no piece leaves its block.
 
         Returns:
-            uint8[k, ceil(sector_count / 8)], least significant bit first, unused high bits zero.
+            uint8[k, ceil(sector_count / 8)], least significant bit first; bits that are not used or stand
+            for sectors beyond the disk's end are zero.
+        """
+        ...
+
+    def bitmap_places(
+        self, first_sectors: npt.NDArray[np.int64], file_offsets: npt.NDArray[np.int64]
+    ) -> BitmapPlaces | None:
+        """Where ``bitmaps`` would read, for who reads the bitmaps of many images at once.
+
+        None where they do not stand in a plain file (a replayed log lies over it, it is split, there is
+        no positioned reading): ask for ``bitmaps`` then.
+
+        Args:
+            first_sectors: as for ``bitmaps``, in any order.
+            file_offsets: int64[k], of the data of the blocks that these sectors lie in.
         """
         ...
 

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 from vhdtool.errors import Finding, FindingLog, Severity
-from vhdtool.formats.image import BLOCK_SIZE_WITHOUT_TABLE, Section
+from vhdtool.formats.image import BLOCK_SIZE_WITHOUT_TABLE, BitmapPlaces, Section
 from vhdtool.model.geometry import Geometry
 from vhdtool.model.identity import DiskType, Identity, ImageFormat, ParentLink
 from vhdtool.model.state import BlockCounts, BlockState, LogState
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from vhdtool.model.blockmap import BlockMap
+    from vhdtool.formats.probe import Look
+    from vhdtool.model.blockmap import BlockMap, StoredBlocks
 
 _SECTOR = 512
 # What a block map can place: its offsets are shifted by the bits of a state.
@@ -104,20 +105,37 @@ class RawImage:
         """No block of a raw image is partial."""
         raise ValueError(f"block {block} is not partial")
 
+    def probe(self, offset: int) -> tuple[Look, ...]:
+        """The file is the disk: the sector's bytes."""
+        from vhdtool.formats.probe import look_at_payload
+
+        note = "a raw disk: guest bytes stand at the same place in the file"
+        return (look_at_payload(self.source, offset // _SECTOR, offset, _SECTOR, note=note),)
+
     def survey(self) -> None:
         """A raw image has no table to judge."""
 
     def block_map(self, start: int, stop: int) -> BlockMap:
         """Blocks ``[start, stop)``, all of them data."""
-        from vhdtool.formats.flat import flat_block_map
+        return self.stored(start, stop).block_map(start, stop)
 
-        return flat_block_map(start, stop, self.geometry.block_size)
+    def stored(self, start: int, stop: int) -> StoredBlocks:
+        """Blocks ``[start, stop)``, all of them data."""
+        from vhdtool.formats.flat import flat_blocks
+
+        return flat_blocks(start, stop, self.geometry.block_size)
 
     def next_stored(self, block: int) -> int:
         """Every block is stored."""
         return block
 
     def bitmaps(self, first_sectors: npt.NDArray[np.int64], sector_count: int) -> npt.NDArray[np.uint8]:
+        """No block of a raw image is partial."""
+        raise ValueError("no block is partial")
+
+    def bitmap_places(
+        self, first_sectors: npt.NDArray[np.int64], file_offsets: npt.NDArray[np.int64]
+    ) -> BitmapPlaces | None:
         """No block of a raw image is partial."""
         raise ValueError("no block is partial")
 

@@ -1,101 +1,100 @@
 """Sector bitmap kernels.  Arrays in, arrays out; nothing here opens, logs or raises.
 
-Bitmaps are least significant bit first: sector ``i`` is bit ``i % 8`` of byte ``i // 8``.  (VHD stores
-them the other way round: its reader reverses each byte's bits.)
+Bitmaps are rows of words: sector ``i`` is bit ``i % 64`` of word ``i // 64``, which on little-endian
+machines is how its bytes stand when their least significant bit comes first.  (VHD stores bits the other
+way round within a byte; who reads those turns them.)
 
-Numba does not check bounds: callers make the outputs large enough, with ``count_runs``.
+::
+
+    rows of one cell, top layer first        claimed                     runs, in guest order
+    layer 0   ..XX....XXXX....               ..XX....XXXX....            (rest, 0) (layer 0, 2) (rest, 4)
+    layer 3   ....XX..XX......               ....XX..........      ──►   (layer 3, 4) ...
+    the rest  XXXXXXXXXXXXXXXX               XX....XX....XXXX
+
+Because the last row of a group claims what is left, a run ends where another begins: starts say all.
+
+Numba does not check bounds: callers make the outputs large enough.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+
+from vhdtool.kernels.compiled import kernel
+from vhdtool.kernels.popcount import popcount
+
+ONE = np.uint64(1)
+ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
+LAST = np.uint64(63)
 
 
-@njit(cache=True, nogil=True)
-def claim(bits: npt.NDArray[np.uint8], group_first: npt.NDArray[np.int64]) -> None:
-    """Leave every bit in the first row of its group that has it, and clear it in the rows behind.
+@kernel
+def claim(
+    words: npt.NDArray[np.uint64], group_first: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]
+) -> None:
+    """Claim every bit for the first row of its group that has it; leave where runs of claimed bits begin.
 
-    The rows of a group are the layers that hold something of one piece of the disk, top layer first: what
-    is left set in a row is what is read from that layer.
+    The rows of a group are the layers that hold something of one cell, top layer first: what a row claims
+    is what is read from that layer.
 
     Args:
-        bits: uint8[rows, width], changed in place.
+        words: uint64[rows, width]; after this, bits are set where runs of what the row claimed begin.
         group_first: int64[groups + 1], first row of each group, then the number of rows.
+        counts: int64[groups], filled: runs in the group's rows.
     """
-    width = bits.shape[1]
+    width = words.shape[1]
+    free = np.empty(width, np.uint64)
     for group in range(len(group_first) - 1):
-        first = group_first[group]
-        stop = group_first[group + 1]
-        for column in range(width):
-            free = np.uint8(0xFF)
-            for row in range(first, stop):
-                here = bits[row, column]
-                bits[row, column] = here & free
-                free = np.uint8(free & ~here)
-                if free == 0:
-                    for below in range(row + 1, stop):
-                        bits[below, column] = 0
-                    break
+        free[:] = ALL
+        runs = np.int64(0)
+        for row in range(group_first[group], group_first[group + 1]):
+            line = words[row]
+            for column in range(width):
+                here = line[column] & free[column]
+                line[column] = here
+                free[column] ^= here
+            for column in range(width - 1, 0, -1):
+                line[column] &= ~((line[column] << ONE) | (line[column - 1] >> LAST))
+            line[0] &= ~(line[0] << ONE)
+            for column in range(width):
+                runs += popcount(line[column])
+        counts[group] = runs
 
 
-@njit(cache=True, nogil=True)
-def count_runs(bits: npt.NDArray[np.uint8], counts: npt.NDArray[np.int64]) -> None:
-    """Count the runs of ones in each row.
-
-    Args:
-        bits: uint8[rows, width].
-        counts: int64[rows], filled.
-    """
-    for row in range(bits.shape[0]):
-        runs = 0
-        before = np.int64(0)
-        for column in range(bits.shape[1]):
-            byte = np.int64(bits[row, column])
-            rising = byte & ~((byte << 1) | before)
-            before = byte >> 7
-            while rising:
-                rising &= rising - 1
-                runs += 1
-        counts[row] = runs
-
-
-@njit(cache=True, nogil=True)
-def find_runs(
-    bits: npt.NDArray[np.uint8],
+@kernel
+def place_runs(
+    words: npt.NDArray[np.uint64],
+    group_first: npt.NDArray[np.int64],
     rows: npt.NDArray[np.int64],
     starts: npt.NDArray[np.int64],
-    stops: npt.NDArray[np.int64],
-) -> int:
-    """Write the runs of ones of all rows, in order.
+) -> None:
+    """Write the runs of claimed rows, group by group and in the order of their starts.
 
     Args:
-        bits: uint8[rows, width].
-        rows, starts, stops: int64[>= sum of ``count_runs``], filled: row, first bit, bit behind the last.
-
-    Returns:
-        How many runs were written.
+        words, group_first: after ``claim``.
+        rows, starts: int64[sum of counts], filled: the row that claimed a run, its first bit.
     """
-    found = 0
-    for row in range(bits.shape[0]):
-        inside = False
-        for column in range(bits.shape[1]):
-            byte = np.int64(bits[row, column])
-            if (byte == 0 and not inside) or (byte == 0xFF and inside):
-                continue
-            for bit in range(8):
-                here = (byte >> bit) & 1 == 1
-                if here == inside:
-                    continue
-                if here:
-                    rows[found] = row
-                    starts[found] = column * 8 + bit
-                else:
-                    stops[found] = column * 8 + bit
-                    found += 1
-                inside = here
-        if inside:
-            stops[found] = bits.shape[1] * 8
-            found += 1
-    return found
+    width = words.shape[1]
+    beginnings = np.empty(width, np.uint64)
+    before = np.empty(width, np.int64)
+    found = np.int64(0)
+    for group in range(len(group_first) - 1):
+        beginnings[:] = 0
+        for row in range(group_first[group], group_first[group + 1]):
+            line = words[row]
+            for column in range(width):
+                beginnings[column] |= line[column]
+        for column in range(width):
+            before[column] = found
+            found += popcount(beginnings[column])
+        for row in range(group_first[group], group_first[group + 1]):
+            line = words[row]
+            for column in range(width):
+                left = line[column]
+                while left != 0:
+                    below = (left & (~left + ONE)) - ONE
+                    at = before[column] + popcount(beginnings[column] & below)
+                    rows[at] = row
+                    starts[at] = column * 64 + popcount(below)
+                    left &= left - ONE

@@ -11,6 +11,8 @@ STATE_BITS: Final = 3
 # Origins of a run that no layer holds: it reads as zeros, or cannot be read.
 ZEROS: Final = -1
 DAMAGED: Final = -2
+# Zeros because no layer says anything: below the last layer a parent could still hold the run.
+UNHELD: Final = -3
 
 
 class BlockState(IntEnum):

@@ -21,7 +21,7 @@ from vhdtool.errors import FINDINGS_PER_CODE, FindingLog, Severity
 from vhdtool.formats.overlap import Batch, Overlaps, find_overlaps
 from vhdtool.formats.vhd import layout
 from vhdtool.formats.vhd.table import Table, Window
-from vhdtool.model.blockmap import BlockMap, pack
+from vhdtool.model.blockmap import KEPT_BLOCKS_MAX, StoredBlocks, pack
 from vhdtool.model.state import BlockState
 
 Int64s = npt.NDArray[np.int64]
@@ -72,12 +72,51 @@ class Judged:
         return ~(self.meta | self.eof)
 
 
-def survey_table(table: Table, log: FindingLog) -> Overlaps:
-    """Judge the whole table, in windows; what is wrong goes to ``log``.
+class TableSurvey:
+    """The judged table of one image.
 
-    Returns:
-        The blocks of the disk that share bytes of the file with another.
+    Making one reads the whole table once or twice; findings go to ``log``.
+
+    Attributes:
+        overlaps: the blocks of the disk that share bytes of the file with another.
     """
+
+    def __init__(self, table: Table, log: FindingLog) -> None:
+        self._table = table
+        self.overlaps = _survey_table(table, log)
+        # Where few blocks are stored, the table is not read again for each window.
+        self._kept: StoredBlocks | None = None
+        used = table.count_used()
+        if used <= KEPT_BLOCKS_MAX and table.blocks_there == table.block_count:
+            self._kept = self._scan(0, table.block_count)
+
+    def stored(self, start: int, stop: int) -> StoredBlocks:
+        """The blocks of ``[start, stop)`` that are not ABSENT: PARTIAL or DAMAGED."""
+        return self._scan(start, stop) if self._kept is None else self._kept.within(start, stop)
+
+    def _scan(self, start: int, stop: int) -> StoredBlocks:
+        table = self._table
+        parts = []
+        for window in table.windows(start, min(stop, table.block_count)):
+            if window.data is None:
+                parts.append(_damaged(window.first, window.first + window.count))
+                continue
+            judged = Judged.of_window(table, window.first, decode_entries(window.data))
+            readable = judged.placed & ~self.overlaps.among(judged.block)
+            state = np.where(readable, BlockState.PARTIAL, BlockState.DAMAGED)
+            parts.append(StoredBlocks(judged.block, pack(state, judged.start + table.bitmap_size)))
+        beyond = max(start, table.blocks_there)
+        if beyond < stop:
+            parts.append(_damaged(beyond, stop))
+        return StoredBlocks.joined(parts)
+
+
+def _damaged(start: int, stop: int) -> StoredBlocks:
+    block = np.arange(start, stop, dtype=np.int64)
+    return StoredBlocks(block, np.full(len(block), BlockState.DAMAGED, np.int64))
+
+
+def _survey_table(table: Table, log: FindingLog) -> Overlaps:
     stored = unaligned = tail = 0
     first_tail: tuple[int, str] | None = None
     for window in table.windows(0, table.entry_count):
@@ -123,23 +162,6 @@ def survey_table(table: Table, log: FindingLog) -> Overlaps:
     )
     _note_overlaps(table, overlaps, log)
     return overlaps
-
-
-def block_map(table: Table, overlaps: Overlaps, start: int, stop: int) -> BlockMap:
-    """Blocks ``[start, stop)`` of the disk: ABSENT, PARTIAL or DAMAGED."""
-    state = np.full(stop - start, BlockState.DAMAGED, np.int64)
-    offset = np.zeros(stop - start, np.int64)
-    for window in table.windows(start, min(stop, table.block_count)):
-        if window.data is None:
-            continue
-        judged = Judged.of_window(table, window.first, decode_entries(window.data))
-        low = window.first - start
-        state[low : low + window.count] = BlockState.ABSENT
-        readable = judged.placed & ~overlaps.among(judged.block)
-        at = judged.block - start
-        state[at] = np.where(readable, BlockState.PARTIAL, BlockState.DAMAGED)
-        offset[at] = judged.start + table.bitmap_size
-    return BlockMap(start, pack(state, offset))
 
 
 def _stored_ranges(table: Table, low: int = 0, high: int = 1 << 62) -> Iterator[Batch]:

@@ -19,22 +19,23 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 from vhdtool.errors import Finding, FindingLog
-from vhdtool.formats.image import BLOCK_SIZE_WITHOUT_TABLE, OpenOptions, Section
+from vhdtool.formats.image import BLOCK_SIZE_WITHOUT_TABLE, BitmapPlaces, OpenOptions, Section
 from vhdtool.formats.vhd import layout
 from vhdtool.formats.vhd.footer import Footer, read_footer
 from vhdtool.formats.vhd.header import DynamicHeader, read_header
 from vhdtool.formats.vhd.table import PageCache, Table
 from vhdtool.model.geometry import Geometry
 from vhdtool.model.identity import DiskType, Identity, ImageFormat, ParentLink
-from vhdtool.model.state import BlockCounts, BlockState, LogState
+from vhdtool.model.state import STATE_BITS, BlockCounts, BlockState, LogState
 from vhdtool.source import ByteSource
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from vhdtool.formats.overlap import Overlaps
-    from vhdtool.model.blockmap import BlockMap
+    from vhdtool.formats.probe import Look
+    from vhdtool.formats.vhd.bat import TableSurvey
+    from vhdtool.model.blockmap import BlockMap, StoredBlocks
 
 _BITMAPS_KEPT: Final = 64
 # Xen's tapdisk 0.1 numbered bits from the least significant one.
@@ -75,7 +76,7 @@ class VhdImage:
         self.parent: ParentLink | None = header.parent if header is not None else None
         self._findings = findings
         self._survey_lock = threading.Lock()
-        self._overlaps: Overlaps | None = None
+        self._survey: TableSurvey | None = None
         self._table: Table | None = None
         block_size = BLOCK_SIZE_WITHOUT_TABLE
         if header is not None:
@@ -143,6 +144,26 @@ class VhdImage:
         """Sector bitmap of a PARTIAL block, least significant bit first."""
         return self._bitmaps.get(block)
 
+    def probe(self, offset: int) -> tuple[Look, ...]:
+        """What a walk looks at for the sector that begins at guest byte ``offset``."""
+        if self._table is None:
+            from vhdtool.formats.probe import look_at_payload
+
+            note = "a fixed disk has no BAT: guest bytes stand at the same place in the file"
+            sector = offset // layout.SECTOR_SIZE
+            return (look_at_payload(self.source, sector, offset, layout.SECTOR_SIZE, note=note),)
+        from vhdtool.formats.vhd.probe import probe_sector
+
+        return tuple(
+            probe_sector(
+                self._table,
+                offset,
+                differencing=self.type is DiskType.DIFFERENCING,
+                is_msb_first=self.is_msb_first,
+                is_crossed=self._is_crossed,
+            )
+        )
+
     def survey(self) -> None:
         """Judge the whole table once."""
         if self._table is not None:
@@ -150,13 +171,15 @@ class VhdImage:
 
     def block_map(self, start: int, stop: int) -> BlockMap:
         """Blocks ``[start, stop)``."""
+        return self.stored(start, stop).block_map(start, stop)
+
+    def stored(self, start: int, stop: int) -> StoredBlocks:
+        """The blocks of ``[start, stop)`` that are not ABSENT."""
         if self._table is None:
-            from vhdtool.formats.flat import flat_block_map
+            from vhdtool.formats.flat import flat_blocks
 
-            return flat_block_map(start, stop, self.geometry.block_size)
-        from vhdtool.formats.vhd.bat import block_map
-
-        return block_map(self._table, self._surveyed(self._table), start, stop)
+            return flat_blocks(start, stop, self.geometry.block_size)
+        return self._surveyed(self._table).stored(start, stop)
 
     def next_stored(self, block: int) -> int:
         """Unused entries are all ones, so a table has no holes that would say anything."""
@@ -166,11 +189,33 @@ class VhdImage:
         """Pieces of the bitmaps of PARTIAL blocks."""
         if self._table is None:
             raise ValueError("no block of a fixed disk is partial")
-        from vhdtool.formats.vhd.bitmap import read_bitmaps
+        import numpy as np
 
+        from vhdtool.formats.pieces import read_bitmaps
+
+        if not len(first_sectors):
+            return np.empty((0, -(-sector_count // 8)), np.uint8)
+        block, sector = np.divmod(first_sectors, self.geometry.sectors_per_block)
+        blocks = self._surveyed(self._table).stored(int(block[0]), int(block[-1]) + 1)
+        place = (blocks.entry[np.searchsorted(blocks.block, block)] >> STATE_BITS) - self._table.bitmap_size
         return read_bitmaps(
-            self._table, self.geometry, first_sectors, sector_count, is_msb_first=self.is_msb_first
+            self.source,
+            place * 8 + sector,
+            sector_count,
+            self.geometry.sector_count - first_sectors,
+            is_msb_first=self.is_msb_first,
         )
+
+    def bitmap_places(
+        self, first_sectors: npt.NDArray[np.int64], file_offsets: npt.NDArray[np.int64]
+    ) -> BitmapPlaces | None:
+        """Where ``bitmaps`` would read: in front of each block."""
+        descriptor = self.source.descriptor
+        if self._table is None or descriptor is None:
+            return None
+        sector = first_sectors % self.geometry.sectors_per_block
+        place = file_offsets - self._table.bitmap_size + sector // 8
+        return BitmapPlaces(descriptor, place, self.is_msb_first)
 
     def inspect(self, *, deep: bool = False) -> None:
         """Bitmaps behind the disk's end, lost space, Xen's batmap; ``deep``: data under clear bits."""
@@ -179,7 +224,7 @@ class VhdImage:
         from vhdtool.formats.vhd.batmap import judge_batmap_content
         from vhdtool.formats.vhd.inspect import inspect_bitmaps, inspect_space
 
-        overlaps = self._surveyed(self._table)
+        overlaps = self._surveyed(self._table).overlaps
         judge_batmap_content(self.source, self.footer, self.header.table_stop, self._findings)
         inspect_space(self._table, self.header, overlaps, self._findings)
         inspect_bitmaps(self, self._table, self._findings, deep=deep and self.type is DiskType.DYNAMIC)
@@ -214,17 +259,17 @@ class VhdImage:
     def _is_crossed(self, block: int) -> bool:
         """Whether only a look at the whole table shows that the block is damaged."""
         assert self._table is not None
-        overlaps = self._surveyed(self._table)
+        overlaps = self._surveyed(self._table).overlaps
         if not overlaps:
             return False
         import numpy as np
 
         return bool(overlaps.among(np.array([block], np.int64))[0])
 
-    def _surveyed(self, table: Table) -> Overlaps:
+    def _surveyed(self, table: Table) -> TableSurvey:
         with self._survey_lock:
-            if self._overlaps is None:
-                from vhdtool.formats.vhd.bat import survey_table
+            if self._survey is None:
+                from vhdtool.formats.vhd.bat import TableSurvey
 
-                self._overlaps = survey_table(table, self._findings)
-            return self._overlaps
+                self._survey = TableSurvey(table, self._findings)
+            return self._survey

@@ -35,6 +35,7 @@ _SECONDS_TO_2000: Final = 946_684_800
 _ALIGNMENT: Final = 4096
 _DYNAMIC_TABLE_OFFSET: Final = layout.FOOTER_SIZE + layout.DYNAMIC_HEADER_SIZE
 _LOCATOR_OFFSET: Final = 0x1000
+_ABSOLUTE_SPACE: Final = 0x1000
 _RELATIVE_SPACE: Final = 0x1_0000
 _NAME_SIZE: Final = 512
 _TABLE_WINDOW: Final = 1 << 20
@@ -112,6 +113,18 @@ def encode_footer(
     return _with_checksum(raw, layout.FOOTER_OFFSETS["checksum"])
 
 
+def blocks_offset(block_count: int, parent: ParentRecord | None = None) -> int:
+    """Where blocks begin in a new VHD of so many: behind the BAT and the locators of ``parent``."""
+    if parent is None:
+        return _table_stop(block_count, parent)
+    return _table_stop(block_count, parent) + _locator_space(parent.relative_path, _RELATIVE_SPACE)
+
+
+def block_stride(block_size: int) -> int:
+    """Bytes that a block takes up in a new VHD: its bitmap, aligned, and its data behind it."""
+    return layout.round_up(layout.bitmap_size(block_size), _alignment(block_size)) + block_size
+
+
 def write_fixed_footer(
     sink: Sink,
     *,
@@ -176,8 +189,7 @@ class VhdWriter:
         self._block_size = block_size
         self._bitmap_size = layout.bitmap_size(block_size)
         self._parent = parent
-        # Aligning blocks that are smaller than the alignment would make the file many times larger.
-        self._alignment = _ALIGNMENT if block_size >= _ALIGNMENT else layout.SECTOR_SIZE
+        self._alignment = _alignment(block_size)
         self._table = array("I", b"\xff" * 4) * -(-virtual_size // block_size)
         assert self._table.itemsize == layout.BAT_ENTRY_SIZE
         self._locators: list[dict[str, object]] = []
@@ -240,38 +252,30 @@ class VhdWriter:
     def _place_metadata(self) -> None:
         """Decide where BAT and locators go; ``_stop`` is where blocks may begin."""
         parent = self._parent
-        self._table_offset = _DYNAMIC_TABLE_OFFSET
+        self._table_offset = _table_offset(parent)
+        self._filler_stop = _table_stop(len(self._table), parent)
         if parent is not None:
-            self._table_offset = _LOCATOR_OFFSET
-            if parent.absolute_path:
-                self._table_offset += self._add_locator(
-                    b"W2ku", parent.absolute_path, _LOCATOR_OFFSET, 0x1000
-                )
-        size = len(self._table) * layout.BAT_ENTRY_SIZE
-        self._stop = layout.round_up(self._table_offset + size, _ALIGNMENT)
-        self._filler_stop = self._stop
-        if parent is not None and parent.relative_path:
-            self._stop = self._filler_stop + self._add_locator(
-                b"W2ru", parent.relative_path, self._stop, _RELATIVE_SPACE
-            )
+            self._add_locator(b"W2ku", parent.absolute_path, _LOCATOR_OFFSET, _ABSOLUTE_SPACE)
+            self._add_locator(b"W2ru", parent.relative_path, self._filler_stop, _RELATIVE_SPACE)
+        self._stop = blocks_offset(len(self._table), parent)
 
-    def _add_locator(self, code: bytes, path: str, offset: int, space_min: int) -> int:
-        """Keep a locator for ``finish``; returns the bytes set aside for it."""
-        data = path.encode("utf-16-le", "surrogatepass")
+    def _add_locator(self, code: bytes, path: str, offset: int, space_min: int) -> None:
+        """Keep a locator for ``finish``, if there is a path to put into it."""
+        if not path:
+            return
+        data = _path_bytes(path)
         if len(data) > 64 << 10:
             raise ValueError(f"a path of {len(data)} bytes is too long for a parent locator")
-        space = max(space_min, layout.round_up(len(data), _ALIGNMENT))
         self._locators.append(
             {
                 "platform_code": code,
-                "platform_data_space": space,
+                "platform_data_space": _locator_space(path, space_min),
                 "platform_data_length": len(data),
                 "reserved": 0,
                 "platform_data_offset": offset,
             }
         )
         self._locator_data.append((offset, data))
-        return space
 
     def _encode_header(self) -> bytes:
         parent = self._parent
@@ -316,6 +320,32 @@ class VhdWriter:
         stop = self._table_offset + len(self._table) * layout.BAT_ENTRY_SIZE
         if stop < self._filler_stop:
             self._sink.write_at(stop, b"\xff" * (self._filler_stop - stop))
+
+
+def _alignment(block_size: int) -> int:
+    """What the data of blocks and the file's size are multiples of."""
+    # Aligning blocks that are smaller than the alignment would make the file many times larger.
+    return _ALIGNMENT if block_size >= _ALIGNMENT else layout.SECTOR_SIZE
+
+
+def _table_offset(parent: ParentRecord | None) -> int:
+    if parent is None:
+        return _DYNAMIC_TABLE_OFFSET
+    return _LOCATOR_OFFSET + _locator_space(parent.absolute_path, _ABSOLUTE_SPACE)
+
+
+def _table_stop(block_count: int, parent: ParentRecord | None) -> int:
+    """Where the room of the BAT ends."""
+    return layout.round_up(_table_offset(parent) + block_count * layout.BAT_ENTRY_SIZE, _ALIGNMENT)
+
+
+def _locator_space(path: str, space_min: int) -> int:
+    """Bytes set aside for a locator with ``path``; none for no path."""
+    return max(space_min, layout.round_up(len(_path_bytes(path)), _ALIGNMENT)) if path else 0
+
+
+def _path_bytes(path: str) -> bytes:
+    return path.encode("utf-16-le", "surrogatepass")
 
 
 def _parent_name(parent: ParentRecord | None) -> bytes:

@@ -5,9 +5,8 @@ Imported where arrays are asked for; opening an image does not come here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -17,10 +16,9 @@ from vhdtool.errors import FINDINGS_PER_CODE, FindingLog, Severity
 from vhdtool.formats.overlap import Batch, Overlaps, find_overlaps
 from vhdtool.formats.vhdx import chunk
 from vhdtool.formats.vhdx.layout import MIB
-from vhdtool.formats.vhdx.table import BatReader
-from vhdtool.model.blockmap import BlockMap, pack
+from vhdtool.formats.vhdx.table import WINDOW_ENTRIES, BatReader
+from vhdtool.model.blockmap import KEPT_BLOCKS_MAX, StoredBlocks, pack
 from vhdtool.model.state import BlockState
-from vhdtool.source import ByteSource
 
 Int64s = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -39,9 +37,6 @@ _STATES: Final = np.array(
     ],
     np.int64,
 )
-# Pieces of bitmaps that are this near to each other are read together.
-_GAP_MAX: Final = 16 << 10
-_READ_MAX: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,15 +77,19 @@ class _Column:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Window:
-    """Blocks ``[first, first + len(blocks.index))`` and the bitmaps of their chunks.
+    """What is stored of blocks ``[first, stop)``, and the bitmaps of their chunks.
 
     Attributes:
+        blocks: of blocks whose entries are not zero, or that the table does not reach.
+        block: int64[n], their numbers, ascending.
         chunk_of: int64[n], for each block the place of its chunk in ``bitmaps``.
         no_bitmap: bool[n], partial blocks whose chunk has no bitmap at all.
         damaged: bool[n], everything that the window alone shows.
     """
 
     first: int
+    stop: int
+    block: Int64s
     blocks: _Column
     bitmaps: _Column
     chunk_of: Int64s
@@ -117,17 +116,32 @@ class BatSurvey:
         self._log = log
         self._reserved = np.array(self._table.reserved, np.int64).reshape(-1, 2)
         self._patched = np.array(patched, np.int64).reshape(-1, 2)
+        self._bitmap_offset = np.zeros(self._chunks.chunk_count, np.int64)
         self.referenced = 0
         self.overlaps = Overlaps(np.empty(0, np.int64))
+        # Where few blocks are stored, the table is not read again for each window.
+        self._kept: StoredBlocks | None = None
         self._judge(fixed=fixed)
 
     # ------------------------------------------------------------ maps
 
-    def block_map(self, start: int, stop: int) -> BlockMap:
-        """Blocks ``[start, stop)``."""
-        if start >= stop:
-            return BlockMap(start, np.empty(0, np.int64))
-        window = self._window(start, stop)
+    def stored(self, start: int, stop: int) -> StoredBlocks:
+        """The blocks of ``[start, stop)`` that are not ABSENT."""
+        if self._kept is not None:
+            return self._kept.within(start, stop)
+        parts = [
+            self._stored(self._window(max(start, first), min(stop, last)))
+            for first, last in self._windows_of(start, stop)
+        ]
+        return StoredBlocks.joined(parts)
+
+    def bit_places(self, first_sectors: Int64s) -> Int64s:
+        """int64[k]: where the bits of sectors of partial blocks stand, 8 for each byte of the file."""
+        number, bit = np.divmod(first_sectors, chunk.SECTORS_PER_CHUNK)
+        places: Int64s = self._bitmap_offset[number] * 8 + bit
+        return places
+
+    def _stored(self, window: _Window) -> StoredBlocks:
         blocks = window.blocks
         damaged = window.damaged | self.overlaps.among(blocks.index)
         state = _STATES[blocks.state]
@@ -137,41 +151,65 @@ class BatSurvey:
         else:
             state[state == BlockState.PARTIAL] = BlockState.DATA
         state[damaged] = BlockState.DAMAGED
-        return BlockMap(start, pack(state, blocks.offset))
+        there = np.flatnonzero(state != BlockState.ABSENT)
+        return StoredBlocks(window.block[there], pack(state[there], blocks.offset[there]))
 
     def partial_blocks(self) -> Iterator[tuple[int, int, Int64s]]:
         """For each chunk with a sound bitmap: its number, the bitmap's file offset, its partial blocks."""
-        for first, stop in self._windows() if self._chunks.differencing else ():
-            window = self._window(first, stop)
+        for window in self._all_windows() if self._chunks.differencing else ():
             partial = (window.blocks.state == chunk.PARTIALLY_PRESENT) & ~window.damaged
             where = np.flatnonzero(partial)
             edges = np.searchsorted(window.chunk_of[where], np.arange(len(window.bitmaps.index) + 1))
             for i in np.unique(window.chunk_of[where]).tolist():
-                number = first // self._chunks.ratio + i
-                blocks = where[edges[i] : edges[i + 1]] + first
+                number = window.first // self._chunks.ratio + i
+                blocks = window.block[where[edges[i] : edges[i + 1]]]
                 yield number, int(window.bitmaps.offset[i]), blocks
 
     # ------------------------------------------------------------ decoding a window
 
     def _windows(self) -> Iterator[tuple[int, int]]:
-        """Block ranges of whole chunks outside of which all entries are zero."""
+        """Block ranges of whole chunks outside of which the table is a hole of the file."""
         ratio, block_count = self._chunks.ratio, self._chunks.block_count
         for first, stop in self._bat.windows():
             yield first * ratio, min(block_count, stop * ratio)
 
+    def _all_windows(self) -> Iterator[_Window]:
+        """All of the table but windows in which every entry is zero."""
+        for first, stop in self._windows():
+            window = self._window(first, stop)
+            if len(window.block) or window.bitmaps.state.any() or window.bitmaps.reserved.any():
+                yield window
+
+    def _windows_of(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """Pieces of blocks ``[start, stop)`` that are no more than a window each."""
+        for first in range(start, stop, WINDOW_ENTRIES):
+            yield first, min(stop, first + WINDOW_ENTRIES)
+
     def _window(self, first: int, stop: int) -> _Window:
         ratio = self._chunks.ratio
-        block = np.arange(first, stop, dtype=np.int64)
-        index = block + block // ratio
+        start = self._chunks.index_of_block(first)
+        end = min(self._chunks.index_of_block(stop - 1) + 1, self._bat.entry_count)
+        entries = np.frombuffer(self._bat.read(start, end) if start < end else b"", "<u8")
+        index = np.flatnonzero(entries != 0) + start
+        number, place = np.divmod(index, ratio + 1)
+        is_block = place < ratio
+        index = index[is_block]
+        block = (number * ratio + place)[is_block]
+        used = entries[index - start]
+        unreached = max(first, self._bat.entry_count - self._bat.entry_count // (ratio + 1))
+        if self._bat.entry_count < self._chunks.entry_count and unreached < stop:
+            # The table is too short: blocks that it does not reach have an entry that says so.
+            beyond = np.arange(unreached, stop, dtype=np.int64)
+            block = np.concatenate((block, beyond))
+            index = np.concatenate((index, beyond + beyond // ratio))
+            used = np.concatenate((used, np.zeros(len(beyond), np.uint64)))
         chunk_of = block // ratio - first // ratio
         numbers = np.arange(first // ratio, (stop - 1) // ratio + 1, dtype=np.int64)
         bitmap_index = numbers * (ratio + 1) + ratio
-        start, end = int(index[0]), min(int(index[-1]) + 1, self._bat.entry_count)
-        entries = np.frombuffer(self._bat.read(start, end) if start < end else b"", "<u8")
         length = np.full(len(block), self._table.geometry.block_size, np.int64)
-        if stop == self._chunks.block_count:
-            length[-1] = self._table.stored_length(stop - 1)
-        blocks = self._column(index, self._gather(entries, start, index), length, chunk.FULLY_PRESENT)
+        if len(block) and block[-1] == self._chunks.block_count - 1:
+            length[-1] = self._table.stored_length(self._chunks.block_count - 1)
+        blocks = self._column(index, used, length, chunk.FULLY_PRESENT)
         bitmaps = self._column(
             bitmap_index,
             self._bitmap_entries(entries, start, bitmap_index),
@@ -184,20 +222,15 @@ class BatSurvey:
             partial = blocks.state == chunk.PARTIALLY_PRESENT
             no_bitmap = partial & ~bitmaps.live[chunk_of]
             damaged |= no_bitmap | (partial & bitmaps.unplaced[chunk_of])
-        return _Window(first, blocks, bitmaps, chunk_of, no_bitmap, damaged)
-
-    def _gather(self, entries: npt.NDArray[np.uint64], start: int, index: Int64s) -> npt.NDArray[np.uint64]:
-        """The entries at ``index``; those that the table does not reach are zero."""
-        there = index < start + len(entries)
-        result = np.zeros(len(index), np.uint64)
-        result[there] = entries[index[there] - start]
-        return result
+        return _Window(first, stop, block, blocks, bitmaps, chunk_of, no_bitmap, damaged)
 
     def _bitmap_entries(
         self, entries: npt.NDArray[np.uint64], start: int, index: Int64s
     ) -> npt.NDArray[np.uint64]:
         """The bitmaps' entries; the last one stands behind the blocks of the window."""
-        result = self._gather(entries, start, index)
+        there = index < start + len(entries)
+        result = np.zeros(len(index), np.uint64)
+        result[there] = entries[index[there] - start]
         last = int(index[-1])
         if last >= start + len(entries):
             result[-1] = self._bat.entry(last) or 0
@@ -247,16 +280,28 @@ class BatSurvey:
 
     def _judge(self, *, fixed: bool) -> None:
         totals = {"anchors": 0, "full": 0}
-        for first, stop in self._windows():
-            window = self._window(first, stop)
+        kept: list[_Window] | None = []
+        count = 0
+        for window in self._all_windows():
             self._judge_window(window)
-            totals["anchors"] += int(window.blocks.anchor.sum())
-            totals["full"] += int((window.blocks.state == chunk.FULLY_PRESENT).sum())
-            for column in (window.blocks, window.bitmaps):
+            blocks, bitmaps = window.blocks, window.bitmaps
+            totals["anchors"] += int(blocks.anchor.sum())
+            totals["full"] += int((blocks.state == chunk.FULLY_PRESENT).sum())
+            for column in (blocks, bitmaps):
                 stored = (column.live & ~column.unplaced) | self._sound_anchor(column)
                 there = np.minimum(column.length, self._table.file_size - column.offset)
                 self.referenced += int(there[stored].sum())
-        self.overlaps = find_overlaps(lambda: self._batches(anchors=False), self._table.file_size)
+            readable = np.where(bitmaps.live & ~bitmaps.unplaced, bitmaps.offset, 0)
+            number = window.first // self._chunks.ratio
+            self._bitmap_offset[number : number + len(readable)] = readable
+            count += len(window.block)
+            if kept is not None and count <= KEPT_BLOCKS_MAX:
+                kept.append(window)
+            else:
+                kept = None
+        self.overlaps = find_overlaps(lambda: self._batches(kept, anchors=False), self._table.file_size)
+        if kept is not None and self._bat.entry_count == self._chunks.entry_count:
+            self._kept = StoredBlocks.joined([self._stored(window) for window in kept])
         self._report_overlaps(self.overlaps)
         if totals["anchors"]:
             self._judge_anchors(totals["anchors"])
@@ -299,7 +344,7 @@ class BatSurvey:
             self._report(column, column.eof, error, "eof", f"a {name} lies beyond the end of the file")
             what = f"a {name} overlaps the headers, the log or a region"
             self._report(column, column.region, error, "region", what)
-        if window.first + len(blocks.index) == self._chunks.block_count:
+        if len(window.block) and window.block[-1] == self._chunks.block_count - 1:
             self._judge_last(blocks)
         if len(self._patched):
             touched = _touch(blocks.offset, blocks.offset + blocks.length, self._patched)
@@ -332,9 +377,8 @@ class BatSurvey:
         inside = column.offset + column.length <= self._table.file_size
         return column.anchor & inside & (column.offset > 0)
 
-    def _batches(self, *, anchors: bool) -> Iterator[Batch]:
-        for first, stop in self._windows():
-            window = self._window(first, stop)
+    def _batches(self, kept: list[_Window] | None, *, anchors: bool) -> Iterator[Batch]:
+        for window in self._all_windows() if kept is None else kept:
             for column in (window.blocks, window.bitmaps):
                 stored = column.live & ~column.zero & (~column.eof | column.cut)
                 if anchors:
@@ -370,8 +414,8 @@ class BatSurvey:
     def _judge_anchors(self, count: int) -> None:
         """Old content that is still pointed to: worth saying, and no fault of what is read."""
         beyond, misplaced = [0, 0], [0, 0]  # how many, and the first one's index
-        for first, stop in self._windows():
-            blocks = self._window(first, stop).blocks
+        for window in self._all_windows():
+            blocks = window.blocks
             sound = self._sound_anchor(blocks)
             inside_region = sound & _touch(blocks.offset, blocks.offset + blocks.length, self._reserved)
             for tally, mask in ((beyond, blocks.anchor & ~sound), (misplaced, inside_region)):
@@ -381,7 +425,7 @@ class BatSurvey:
                     tally[0] += len(where)
         self._note_anchors(beyond, "eof", "old content would lie beyond the end of the file")
         self._note_anchors(misplaced, "region", "old content would lie in the headers, the log or a region")
-        everything = find_overlaps(lambda: self._batches(anchors=True), self._table.file_size)
+        everything = find_overlaps(lambda: self._batches(None, anchors=True), self._table.file_size)
         crossed = len(everything.ids) - len(self.overlaps.ids)
         if everything and not self.overlaps.everything and (crossed or everything.everything):
             found = [max(1, crossed), everything.examples[0][1] if everything.examples else 0]
@@ -446,55 +490,3 @@ def _touch(start: Int64s, stop: Int64s, ranges: Int64s) -> Bools:
     last = len(ranges) - 1
     touches: Bools = (i <= last) & (ranges[np.minimum(i, last), 0] < stop)
     return touches
-
-
-def read_bitmaps(
-    source: ByteSource,
-    first_sectors: Int64s,
-    sector_count: int,
-    bitmap_offset: Callable[[int], int],
-) -> npt.NDArray[np.uint8]:
-    """Pieces of sector bitmaps, neighbours read together.
-
-    Args:
-        first_sectors: int64[k], ascending, each a multiple of ``sector_count``.
-        sector_count: a power of two.
-        bitmap_offset: file offset of a chunk's sector bitmap block.
-
-    Returns:
-        uint8[k, ceil(sector_count / 8)], least significant bit first.
-    """
-    size = -(-sector_count // 8)
-    result = np.empty((len(first_sectors), size), np.uint8)
-    if not len(first_sectors):
-        return result
-    number = first_sectors // chunk.SECTORS_PER_CHUNK
-    changes = np.flatnonzero(np.diff(number, prepend=-1))
-    edges = np.append(changes, len(number))
-    at = first_sectors % chunk.SECTORS_PER_CHUNK // 8
-    for start, stop in zip(edges[:-1].tolist(), edges[1:].tolist()):
-        base = bitmap_offset(int(number[start]))
-        _read_pieces(source, base, at[start:stop], result[start:stop])
-    if sector_count < 8:
-        shift = (first_sectors % 8).astype(np.uint8)[:, None]
-        result = (result >> shift) & np.uint8((1 << sector_count) - 1)
-    return result
-
-
-def _read_pieces(source: ByteSource, base: int, at: Int64s, result: npt.NDArray[np.uint8]) -> None:
-    """Fill rows of ``result`` from byte ``base + at`` each; rows near to each other cost one read."""
-    size = result.shape[1]
-    # A read ends before a gap, and where a stretch of its full length ends.
-    apart = np.diff(at, prepend=at[0]) > _GAP_MAX + size
-    stretch = at // max(size, _READ_MAX)
-    cuts = np.flatnonzero(apart | (np.diff(stretch, prepend=stretch[0]) > 0))
-    edges = [0, *cuts[cuts > 0].tolist(), len(at)]
-    columns = np.arange(size, dtype=np.int64)
-    for start, stop in pairwise(edges):
-        first = int(at[start])
-        length = int(at[stop - 1]) + size - first
-        data = np.frombuffer(source.read_exact(base + first, length, field="sector bitmap"), np.uint8)
-        if length == (stop - start) * size:
-            result[start:stop] = data.reshape(-1, size)
-        else:
-            result[start:stop] = data[(at[start:stop] - first)[:, None] + columns]

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 from vhdtool.errors import Finding, FindingLog, FormatError, Severity, printable, raise_first_error
-from vhdtool.formats.image import OpenOptions, Section
+from vhdtool.formats.image import BitmapPlaces, OpenOptions, Section
 from vhdtool.formats.vhdx import chunk, layout
 from vhdtool.formats.vhdx.chunk import ChunkLayout
 from vhdtool.formats.vhdx.header import Header, find_valid_header, read_headers
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from vhdtool.formats.probe import Look
     from vhdtool.formats.vhdx.bat import BatSurvey
-    from vhdtool.model.blockmap import BlockMap
+    from vhdtool.model.blockmap import BlockMap, StoredBlocks
 
 _FILE_SIZE_MIN: Final = layout.HEADER_AREA_SIZE
 # A block map shifts offsets of 63 bits by three.  Some file systems hold sparse files that reach farther.
@@ -120,6 +121,7 @@ class VhdxImage:
         self._survey: BatSurvey | None = None
         self._inspected = False
         self._patched = replay.patched
+        self._find_write = replay.find_write
         self.chunks = ChunkLayout(
             self.geometry.block_count,
             chunk.chunk_ratio(self.geometry.block_size, self.geometry.sector_size),
@@ -175,13 +177,23 @@ class VhdxImage:
             self._bitmap_offset(number) + place * size, size, field=f"sector bitmap of block {block}"
         )
 
+    def probe(self, offset: int) -> tuple[Look, ...]:
+        """What a walk looks at for the sector at guest byte ``offset``, a replayed log included."""
+        from vhdtool.formats.vhdx.probe import Prober
+
+        return tuple(Prober(self._bat, self.source, self._crosses, self._find_write).looks(offset))
+
     def _is_crossed(self, block: int, state: BlockState) -> bool:
-        overlaps = self._surveyed().overlaps
-        if not overlaps:
-            return False
         indexes = [self.chunks.index_of_block(block)]
         if state is BlockState.PARTIAL:
             indexes.append(self.chunks.index_of_bitmap(self.chunks.chunk_of_block(block)))
+        return self._crosses(*indexes)
+
+    def _crosses(self, *indexes: int) -> bool:
+        """Whether what one of these entries places shares bytes with another entry's block or bitmap."""
+        overlaps = self._surveyed().overlaps
+        if not overlaps:
+            return False
         import numpy as np
 
         return bool(overlaps.among(np.array(indexes, np.int64)).any())
@@ -200,7 +212,11 @@ class VhdxImage:
 
     def block_map(self, start: int, stop: int) -> BlockMap:
         """Blocks ``[start, stop)``."""
-        return self._surveyed().block_map(start, stop)
+        return self.stored(start, stop).block_map(start, stop)
+
+    def stored(self, start: int, stop: int) -> StoredBlocks:
+        """The blocks of ``[start, stop)`` that are not ABSENT."""
+        return self._surveyed().stored(start, stop)
 
     def next_stored(self, block: int) -> int:
         """The first block from ``block`` on whose entry does not lie in a hole of the file."""
@@ -208,9 +224,20 @@ class VhdxImage:
 
     def bitmaps(self, first_sectors: npt.NDArray[np.int64], sector_count: int) -> npt.NDArray[np.uint8]:
         """Pieces of the bitmaps of PARTIAL blocks."""
-        from vhdtool.formats.vhdx.bat import read_bitmaps
+        from vhdtool.formats.pieces import read_bitmaps
 
-        return read_bitmaps(self.source, first_sectors, sector_count, self._bitmap_offset)
+        bits = self._surveyed().bit_places(first_sectors)
+        left = self.geometry.sector_count - first_sectors
+        return read_bitmaps(self.source, bits, sector_count, left)
+
+    def bitmap_places(
+        self, first_sectors: npt.NDArray[np.int64], file_offsets: npt.NDArray[np.int64]
+    ) -> BitmapPlaces | None:
+        """Where ``bitmaps`` would read: in the sector bitmap blocks of the chunks."""
+        descriptor = self.source.descriptor
+        if descriptor is None:
+            return None
+        return BitmapPlaces(descriptor, self._surveyed().bit_places(first_sectors) >> 3, False)
 
     def inspect(self, *, deep: bool = False) -> None:
         """Look at the bitmaps and at room in the file that nothing refers to.

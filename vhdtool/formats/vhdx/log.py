@@ -18,9 +18,9 @@ stay in the log file; what is kept of a descriptor is its place.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from struct import Struct
 from typing import Final
 
@@ -245,18 +245,39 @@ def find_active_sequence(source: ByteSource, header: Header) -> list[LogEntry]:
 class _LoggedPage:
     """A page that a data descriptor writes; its bytes stay in the log until they are asked for."""
 
-    __slots__ = ("_displaced", "_offset", "_source")
+    __slots__ = ("_displaced", "_source", "offset")
 
     def __init__(self, source: ByteSource, offset: int, displaced: bytes) -> None:
         self._source = source
-        self._offset = offset
+        self.offset = offset  # of the data sector in the log file
         self._displaced = displaced  # leading and trailing bytes, which the data sector has no room for
 
     def __call__(self, skip: int, count: int) -> bytes:
-        sector = self._source.read_exact(self._offset, SECTOR, field="log data sector")
+        sector = self._source.read_exact(self.offset, SECTOR, field="log data sector")
         leading, trailing = self._displaced[: layout.LEADING_SIZE], self._displaced[layout.LEADING_SIZE :]
         page = leading + sector[layout.LEADING_SIZE : SECTOR - layout.TRAILING_SIZE] + trailing
         return page[skip : skip + count]
+
+
+@dataclass(frozen=True, slots=True)
+class LogWrite:
+    """What a replayed log says of one byte of the file: which of its descriptors wrote it.
+
+    Attributes:
+        sequence_number: of the log entry.
+        descriptor: file offset of the descriptor.
+        page: file offset of the data sector that holds the bytes; None for a zero descriptor.  Of those
+            bytes the first 8 and the last 4 of each page stand in the descriptor.
+    """
+
+    sequence_number: int
+    descriptor: int
+    page: int | None
+
+
+def _nothing_written(offset: int) -> LogWrite | None:
+    """No log was replayed."""
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,12 +289,15 @@ class Replay:
         state: for reports.
         sections: the entries of the active sequence, for people to look at.
         is_misplaced: the log is where it cannot be; blocks need not keep clear of it.
+        find_write: what the log says of one byte of the file; None where it says nothing, or was not
+            replayed.  Goes through all descriptors: for single questions of people.
     """
 
     source: ByteSource
     state: LogState
     sections: tuple[Section, ...] = ()
     is_misplaced: bool = False
+    find_write: Callable[[int], LogWrite | None] = _nothing_written
 
     @property
     def patched(self) -> list[tuple[int, int]]:
@@ -360,6 +384,41 @@ def _limit(log: FindingLog, header: Header, what: str, found: int, limit: int) -
     )
 
 
+def _descriptors(ring: Ring, entry: LogEntry) -> Iterator[tuple[int, int, int, Patch]]:
+    """File offset of each descriptor of ``entry``, its target, length and patch, in order."""
+    sector = entry.position + descriptor_area(entry.descriptor_count)
+    for start, here in _descriptor_sectors(entry.descriptor_count):
+        data = ring.read(entry.position + start, here * layout.DESCRIPTOR_SIZE)
+        for i, fields in enumerate(layout.DESCRIPTOR_FIELDS.iter_unpack(data)):
+            signature, low, high, target, _ = fields
+            position = (entry.position + start + i * layout.DESCRIPTOR_SIZE) % ring.length
+            if signature == layout.ZERO_DESCRIPTOR_SIGNATURE:
+                length = int.from_bytes(high, "little")
+                patch = Patch(target, length)
+            else:
+                length = SECTOR
+                page = _LoggedPage(ring.source, ring.offset + sector % ring.length, high + low)
+                patch = Patch(target, length, page)
+                sector += SECTOR
+            yield ring.offset + position, target, length, patch
+
+
+def _find_write(
+    source: ByteSource, header: Header, entries: Sequence[LogEntry], offset: int
+) -> LogWrite | None:
+    """The descriptor that wrote file byte ``offset`` last; ``entries`` were replayed in this order."""
+    ring = Ring(source, header.log_offset, header.log_length)
+    for entry in reversed(entries):
+        found = None
+        for at, target, length, patch in _descriptors(ring, entry):
+            if target <= offset < target + length:
+                page = patch.page.offset if isinstance(patch.page, _LoggedPage) else None
+                found = LogWrite(entry.sequence_number, at, page)
+        if found is not None:
+            return found
+    return None
+
+
 class _Replayer:
     """Turns the descriptors of an active sequence into patches."""
 
@@ -399,7 +458,9 @@ class _Replayer:
             field="log",
             found=f"{changed} bytes",
         )
-        return Replay(patched, LogState("pending", len(entries), changed, replayed=True), sections)
+        state = LogState("pending", len(entries), changed, replayed=True)
+        find_write = partial(_find_write, self._source, self._header, entries)
+        return Replay(patched, state, sections, find_write=find_write)
 
     def _judge_sizes(self) -> None:
         head, size = self._head, self._source.size
@@ -439,7 +500,7 @@ class _Replayer:
         """Fill the patches from ``entries`` in order; False when one of them goes where it must not."""
         dropped: list[int] = []
         for entry in entries:
-            for at, target, length, patch in self._descriptors(entry):
+            for at, target, length, patch in _descriptors(self._ring, entry):
                 fault = self._target_fault(target, length)
                 if fault:
                     self._log.note(
@@ -466,25 +527,6 @@ class _Replayer:
                 times=len(dropped),
             )
         return True
-
-    def _descriptors(self, entry: LogEntry) -> Iterator[tuple[int, int, int, Patch]]:
-        """File offset of each descriptor of ``entry``, its target, length and patch, in order."""
-        ring = self._ring
-        sector = entry.position + descriptor_area(entry.descriptor_count)
-        for start, here in _descriptor_sectors(entry.descriptor_count):
-            data = ring.read(entry.position + start, here * layout.DESCRIPTOR_SIZE)
-            for i, fields in enumerate(layout.DESCRIPTOR_FIELDS.iter_unpack(data)):
-                signature, low, high, target, _ = fields
-                position = (entry.position + start + i * layout.DESCRIPTOR_SIZE) % ring.length
-                if signature == layout.ZERO_DESCRIPTOR_SIGNATURE:
-                    length = int.from_bytes(high, "little")
-                    patch = Patch(target, length)
-                else:
-                    length = SECTOR
-                    page = _LoggedPage(self._source, ring.offset + sector % ring.length, high + low)
-                    patch = Patch(target, length, page)
-                    sector += SECTOR
-                yield ring.offset + position, target, length, patch
 
     def _target_fault(self, target: int, length: int) -> str:
         """Where a descriptor must not write; empty when it may."""

@@ -19,7 +19,7 @@ from vhdtool.model.geometry import Geometry
 from vhdtool.model.state import BlockCounts, BlockState
 from vhdtool.source import ByteSource
 
-_WINDOW_ENTRIES: Final = 1 << 17
+WINDOW_ENTRIES: Final = 1 << 17
 _PAGE_ENTRIES: Final = 512
 _PAGES_KEPT: Final = 64
 _STATE_OF_BYTE: Final = bytes(byte & chunk.STATE_MASK for byte in range(256))
@@ -114,25 +114,17 @@ class BatReader:
         return self._source.read_exact(at, (stop - start) * chunk.ENTRY_SIZE, field="BAT")
 
     def windows(self) -> Iterator[tuple[int, int]]:
-        """Ranges of whole chunks, in order, outside of which all entries are zero.
-
-        Holes of the file are not read.  What is read is compared with zeros, which costs next to nothing:
-        not every platform can tell where the holes are.
-        """
+        """Ranges of whole chunks, in order, outside of which the table is a hole of the file."""
         ratio, chunk_count = self.table.chunks.ratio, self.table.chunks.chunk_count
-        step = max(1, _WINDOW_ENTRIES // (ratio + 1))
+        step = max(1, WINDOW_ENTRIES // (ratio + 1))
         window_size = step * (ratio + 1) * chunk.ENTRY_SIZE
-        zeros = bytes(window_size)
         stop = self.offset + self.entry_count * chunk.ENTRY_SIZE
         following = 0
         for start, end in self._source.data_ranges(self.offset, stop):
             first = max(following, (start - self.offset) // window_size)
             following = max(following, (end - self.offset - 1) // window_size + 1)
             for window in range(first, following):
-                chunks = window * step, min(chunk_count, (window + 1) * step)
-                data = self.read(chunks[0] * (ratio + 1), min(self.entry_count, chunks[1] * (ratio + 1)))
-                if data != zeros[: len(data)]:
-                    yield chunks
+                yield window * step, min(chunk_count, (window + 1) * step)
 
     def next_stored(self, block: int) -> int:
         """The first block from ``block`` on whose entry may not be zero; the block count if there is none."""

@@ -97,11 +97,7 @@ class VhdxWriter:
         self._file_write_id = file_write_id or write_id
         # Pages of the BAT that hold something: a table of 512 MiB stays as small as what is in it.
         self._pages: dict[int, bytearray] = {}
-        self._next = BAT_OFFSET + self._bat_length
-
-    @property
-    def _bat_length(self) -> int:
-        return -(-self._chunks.entry_count * chunk.ENTRY_SIZE // layout.MIB) * layout.MIB
+        self._next = blocks_offset(self._chunks)
 
     def place_block(self, block: int, bitmap: bytes | None = None) -> int:
         """Give ``block`` its place, for callers that write its bytes themselves.
@@ -235,7 +231,7 @@ class VhdxWriter:
 
     def _region_table(self) -> bytes:
         regions = (
-            (layout.BAT_REGION, BAT_OFFSET, self._bat_length),
+            (layout.BAT_REGION, BAT_OFFSET, blocks_offset(self._chunks) - BAT_OFFSET),
             (layout.METADATA_REGION, METADATA_OFFSET, METADATA_LENGTH),
         )
         head = {"signature": layout.REGION_TABLE_SIGNATURE, "checksum": 0, "reserved": 0}
@@ -273,6 +269,11 @@ class VhdxWriter:
             )
             values += value
         self._sink.write_at(METADATA_OFFSET, table.ljust(layout.METADATA_TABLE_SIZE, b"\0") + values)
+
+
+def blocks_offset(chunks: ChunkLayout) -> int:
+    """Where blocks begin in a new VHDX: behind the whole mebibytes of its BAT."""
+    return BAT_OFFSET + -(-chunks.entry_count * chunk.ENTRY_SIZE // layout.MIB) * layout.MIB
 
 
 def with_checksum(raw: bytes) -> bytes:
