@@ -125,7 +125,7 @@ def _resolve(
     position = start
     while position < stop:
         # A table of 512 MiB that is one hole must not cost more than its hole.
-        stored = min(stop, _next_stored(images, position))
+        stored = min(stop, next_stored(images, position))
         if stored > position:
             yield _nothing(position, stored, nobody, len(images))
             position = stored
@@ -147,7 +147,7 @@ def _nothing(start: int, stop: int, nobody: int, depth: int) -> Resolved:
     return Resolved(offset, length, np.array([nobody], np.int16), file_offset, np.array([depth], np.int16))
 
 
-def _next_stored(images: Sequence[DiskImage], position: int) -> int:
+def next_stored(images: Sequence[DiskImage], position: int) -> int:
     """The first guest byte from ``position`` on that any of ``images`` may hold."""
     found = []
     for image in images:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from vhdtool.chain.walk import walk
 from vhdtool.errors import CorruptError, Finding, Location, Severity, hexadecimal
@@ -16,9 +17,15 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from vhdtool.chain.chain import Chain
+    from vhdtool.chain.resolved import ResolvedMap
+    from vhdtool.source import ByteSource
 
 # A read of this many bytes or fewer is resolved by walking, a longer one by flattening its windows.
 WALK_BYTES_MAX: Final = 1 << 20
+# A stretch of the disk that a reader came back to so often is resolved.
+WALKS_PER_SEGMENT: Final = 16
+_SEGMENTS_KEPT: Final = 1 << 16
+_RUNS_KEPT: Final = 1 << 17
 
 
 def read_into(chain: Chain, offset: int, buffer: memoryview) -> None:
@@ -101,8 +108,52 @@ def read_many(chain: Chain, offsets: npt.ArrayLike, length: int) -> npt.NDArray[
     return rows
 
 
+class _Cell(NamedTuple):
+    """The runs of one cell, for reads that are asked for one by one.
+
+    Attributes:
+        starts: guest bytes where runs begin, ascending, then the cell's end.
+        sources: where each run stands; None for zeros and what cannot be read.
+        shifts: of each run, file offset less guest offset; what none holds has its layer here.
+    """
+
+    starts: list[int]
+    sources: list[ByteSource | None]
+    shifts: list[int]
+
+    def runs(self, layers: dict[int, int], start: int, stop: int) -> Iterator[Run]:
+        """Those of guest range ``[start, stop)``, inside the cell."""
+        i = bisect_right(self.starts, start) - 1
+        while start < stop:
+            end = min(stop, self.starts[i + 1])
+            source, shift = self.sources[i], self.shifts[i]
+            if source is None:
+                yield Run(start, end - start, shift, -1)
+            else:
+                yield Run(start, end - start, layers[id(source)], start + shift)
+            start = end
+            i += 1
+
+
+def _read_run(source: ByteSource | None, shift: int, start: int, size: int) -> bytes | None:
+    """Bytes of a run of a cell; None where that is not so easy, or fails: who asks again will hear of it."""
+    if source is None:
+        return bytes(size) if shift == ZEROS else None
+    descriptor = source.descriptor
+    if descriptor is None:
+        return None
+    try:
+        data = os.pread(descriptor, size, start + shift)
+    except OSError:
+        return None
+    return data if len(data) == size else None
+
+
 class ChainReader(io.RawIOBase):
     """A chain's virtual disk as a read-only, seekable binary file.
+
+    Where it is read again and again it looks up a resolved map, in a time that does not know how deep the
+    chain is; the first reads of a stretch walk, because few reads are not worth resolving it.
 
     Safe to read from one thread at a time, like every file object; make one for each thread.
     """
@@ -110,8 +161,17 @@ class ChainReader(io.RawIOBase):
     def __init__(self, chain: Chain) -> None:
         super().__init__()
         self._chain = chain
+        self._size = chain.virtual_size
         self._position = 0
         self.name = str(chain.layers[0].path)
+        self._layers = {id(image.source): i for i, image in enumerate(chain.images)}
+        self._map: ResolvedMap | None = None
+        self._cell_size = min(image.geometry.block_size for image in chain.images)
+        self._cell_shift = self._cell_size.bit_length() - 1
+        self._cells: dict[int, _Cell] = {}
+        self._runs_kept = 0
+        # How often a read walked through a stretch of the disk that is not resolved.
+        self._walks: dict[int, int] = {}
 
     def readable(self) -> bool:
         """It is."""
@@ -128,23 +188,94 @@ class ChainReader(io.RawIOBase):
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Move to a guest byte; past the end is allowed, as in files."""
         self._require_open()
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._chain.virtual_size}
-        if whence not in base:
+        if whence == os.SEEK_CUR:
+            offset += self._position
+        elif whence == os.SEEK_END:
+            offset += self._size
+        elif whence != os.SEEK_SET:
             raise ValueError(f"invalid whence {whence}")
-        if base[whence] + offset < 0:
-            raise ValueError(f"negative seek position {base[whence] + offset}")
-        self._position = base[whence] + offset
-        return self._position
+        if offset < 0:
+            raise ValueError(f"negative seek position {offset}")
+        self._position = offset
+        return offset
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Up to ``size`` bytes, to the disk's end when negative or None; short only at that end."""
+        self._require_open()
+        start = self._position
+        left = max(0, self._size - start)
+        if size is None or size < 0 or size > left:
+            size = left
+        cell = self._cells.get(start >> self._cell_shift)
+        if cell is not None:
+            # What this is for: a small read inside one run costs hardly more than the read of its file.
+            i = bisect_right(cell.starts, start) - 1
+            if start + size <= cell.starts[i + 1]:
+                data = _read_run(cell.sources[i], cell.shifts[i], start, size)
+                if data is not None:
+                    self._position = start + size
+                    return data
+        buffer = bytearray(size)
+        self._fill(start, memoryview(buffer))
+        self._position = start + size
+        return bytes(buffer)
 
     def readinto(self, buffer: object) -> int:
         """Read up to the buffer's length; short only at the disk's end."""
         self._require_open()
         view = memoryview(buffer).cast("B")  # type: ignore[arg-type]
-        count = max(0, min(len(view), self._chain.virtual_size - self._position))
+        count = max(0, min(len(view), self._size - self._position))
         if count:
-            read_into(self._chain, self._position, view[:count])
+            self._fill(self._position, view[:count])
             self._position += count
         return count
+
+    def _fill(self, start: int, buffer: memoryview) -> None:
+        self._chain.require_sound()
+        execute(self._chain, self._runs(start, start + len(buffer)), start, buffer)
+
+    def _runs(self, start: int, stop: int) -> Iterator[Run]:
+        """Runs that tile guest range ``[start, stop)``, from cells that are known, else by walking."""
+        while start < stop:
+            end = min(stop, (start | (self._cell_size - 1)) + 1)
+            cell = self._cell(start)
+            if cell is None:
+                yield from walk(self._chain.images, start, end)
+            else:
+                yield from cell.runs(self._layers, start, end)
+            start = end
+
+    def _cell(self, offset: int) -> _Cell | None:
+        """The cell that holds guest byte ``offset``, if it is resolved or read often enough to be."""
+        number = offset >> self._cell_shift
+        cell = self._cells.get(number)
+        if cell is not None:
+            return cell
+        if self._map is None:
+            self._map = self._chain.resolved()
+        segment = offset // self._map.segment_size
+        walks = self._walks.get(segment, 0)
+        if walks < WALKS_PER_SEGMENT:
+            if len(self._walks) >= _SEGMENTS_KEPT:
+                self._walks.clear()
+            self._walks[segment] = walks + 1
+            return None
+        starts, layers, places = self._map.cell_runs(offset)
+        images = self._chain.images
+        cell = _Cell(
+            [*starts.tolist(), (number + 1) << self._cell_shift],
+            [None if layer < 0 else images[layer].source for layer in layers.tolist()],
+            [
+                layer if layer < 0 else shift
+                for layer, shift in zip(layers.tolist(), (places - starts).tolist())
+            ],
+        )
+        if self._runs_kept > _RUNS_KEPT:
+            self._cells.clear()
+            self._runs_kept = 0
+        self._cells[number] = cell
+        self._runs_kept += len(starts)
+        return cell
 
     def _require_open(self) -> None:
         if self.closed:

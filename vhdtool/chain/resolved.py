@@ -17,14 +17,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from vhdtool.chain.engine import Engine, Int64s, machine_for
-from vhdtool.chain.flatten import Resolved, bitmaps_within, resolve
+from vhdtool.chain.flatten import Resolved, bitmaps_within, next_stored, resolve
 from vhdtool.kernels.reference import bit_count
 from vhdtool.model.state import DAMAGED, UNHELD, ZEROS
 
@@ -75,6 +75,7 @@ class ResolvedMap:
 
     Attributes:
         cell_size: bytes; no run of the map is longer.
+        segment_size: bytes; what is resolved together at least.
     """
 
     def __init__(
@@ -91,7 +92,9 @@ class ResolvedMap:
         segment_size = max(self.cell_size, min(self.cell_size * _CELLS_PER_SEGMENT, _SEGMENT_SIZE_MAX))
         while segment_size * _SEGMENTS_MAX < self._size:
             segment_size *= 2
+        self.segment_size = segment_size
         self._segment_shift = segment_size.bit_length() - 1
+        self._cells_per_segment = 1 << (self._segment_shift - self._cell_shift)
         self._tables: _Tables
         self._forget()
 
@@ -148,33 +151,68 @@ class ResolvedMap:
         stop, origin = np.empty(len(wanted), np.int64), np.empty(len(wanted), np.int64)
         machine = machine_for(self._engine, lookups=len(wanted))
         self._answer(machine.runs_at, wanted, stop, origin, missing=stop)
+        layer, file_offset, probes = self._decoded(origin, wanted)
+        return Lookups(layer, file_offset, np.minimum(stop, self._size), probes)
+
+    def cell_runs(self, offset: int) -> tuple[Int64s, npt.NDArray[np.int16], Int64s]:
+        """The runs of the cell that holds guest byte ``offset``.
+
+        Returns:
+            int64[n], guest bytes where they begin; int16[n], layers; int64[n], file offsets as in plans.
+
+        Raises:
+            ValueError: the offset is outside of the disk.
+        """
+        self.lookup([offset])  # so that the segment is there
+        tables = self._tables
+        cell = offset >> self._cell_shift
+        first = int(tables.segment_first[offset >> self._segment_shift])
+        if first < 0:  # forgotten meanwhile, by another thread
+            return self.cell_runs(offset)
+        entry = int(tables.cells.buffer[first + cell % self._cells_per_segment])
+        word, shift = entry >> GRAIN_BITS, self._sector_shift + (entry & ((1 << GRAIN_BITS) - 1))
+        count = max(1, self.cell_size >> shift >> 6)
+        bits = np.unpackbits(tables.words.buffer[word : word + count].view(np.uint8), bitorder="little")
+        start = (cell << self._cell_shift) + (np.flatnonzero(bits) << shift)
+        rank = int(tables.before.buffer[word])
+        layer, file_offset, _ = self._decoded(tables.origins.buffer[rank : rank + len(start)], start)
+        return start, layer, file_offset
+
+    # ------------------------------------------------------------ what is resolved
+
+    def _decoded(
+        self, origin: Int64s, offset: Int64s
+    ) -> tuple[npt.NDArray[np.int16], Int64s, npt.NDArray[np.int16]]:
+        """Layers, file offsets and probes of guest bytes ``offset`` from the origins of their runs."""
         code = origin & NO_LAYER
         nowhere = code == NO_LAYER
         rest = origin >> LAYER_BITS
         kind = rest & ((1 << KIND_BITS) - 1)
-        return Lookups(
+        return (
             np.where(nowhere, -1 - kind, code).astype(np.int16),
-            np.where(nowhere, -1, origin - code + (wanted & (self.cell_size - 1))),
-            np.minimum(stop, self._size),
+            np.where(nowhere, -1, origin - code + (offset & (self.cell_size - 1))),
             np.where(nowhere, rest >> KIND_BITS, code + 1).astype(np.int16),
         )
-
-    # ------------------------------------------------------------ what is resolved
 
     def _checked(self, offsets: npt.ArrayLike) -> Int64s:
         wanted = np.ascontiguousarray(offsets, np.int64)
         if wanted.ndim != 1:
             raise ValueError(f"offsets have {wanted.ndim} dimensions, not one")
-        if len(wanted) and not 0 <= int(wanted.min()) <= int(wanted.max()) < self._size:
-            raise ValueError(f"an offset is not inside the disk of {self._size} bytes")
         return wanted
 
     def _answer(
         self, look: Callable[..., int], wanted: Int64s, *columns: npt.NDArray[Any], missing: npt.NDArray[Any]
     ) -> None:
-        """Fill ``columns`` for all of ``wanted``; segments that are missing are resolved on the way."""
+        """Fill ``columns`` for all of ``wanted``; segments that are missing are resolved on the way.
+
+        Raises:
+            ValueError: an offset is outside of the disk.
+        """
         tables = self._tables
-        if not look(wanted, *tables.columns, *columns):
+        found = look(wanted, *tables.columns, *columns)
+        if found < 0:
+            raise ValueError(f"an offset is not inside the disk of {self._size} bytes")
+        if found == 0:
             return
         todo = np.flatnonzero(missing == MISSING)
         while len(todo):
@@ -196,31 +234,50 @@ class ResolvedMap:
         """
         if self.nbytes >= self._bytes_max:
             self._forget()
-        segments = segments[self._tables.segment_first[segments] < 0]
+        tables = self._tables
+        segments = segments[tables.segment_first[segments] < 0]
+        # Whoever looks something up now goes on with the tables that are there.
+        tables = replace(tables, segment_first=tables.segment_first.copy())
         # One engine for all of it: a chain's bitmaps are not fewer for being asked for piece by piece.
         engine = self._engine
         if engine == "auto" and len(segments):
             wanted = min(self._size, len(segments) << self._segment_shift)
             bitmaps = bitmaps_within(self._images, 0, wanted)
             engine = "numba" if machine_for("auto", bitmaps=bitmaps).name == "numba" else "numpy"
-        pieces = np.flatnonzero(np.diff(segments, prepend=-2) > 1)
-        cells_per_segment = 1 << (self._segment_shift - self._cell_shift)
-        at_once = max(1, _CELLS_AT_ONCE_MIN // cells_per_segment)
-        for first, last in zip(pieces.tolist(), [*pieces[1:].tolist(), len(segments)]):
-            while first < last:
-                count = min(at_once, last - first)
-                start = int(segments[first])
-                index = self._index(start, start + count, engine)
-                self._tables = self._tables.extended(start, index)
-                if self.nbytes >= self._bytes_max:
-                    return self._tables
-                first += count
-                # So that what is in memory at a time is neither much nor next to nothing.
-                if len(index.origins) < _RUNS_AT_ONCE:
-                    at_once = min(2 * at_once, max(1, _CELLS_AT_ONCE // cells_per_segment))
-                elif len(index.origins) > 4 * _RUNS_AT_ONCE:
-                    at_once = max(1, at_once // 2)
-        return self._tables
+        ends = np.append(np.flatnonzero(np.diff(segments) > 1) + 1, len(segments))
+        at_once = max(1, _CELLS_AT_ONCE_MIN // self._cells_per_segment)
+        i = 0
+        while i < len(segments) and (i == 0 or tables.nbytes < self._bytes_max):
+            first = int(segments[i])
+            empty, probes = self._nothing_from(first)
+            if empty > first:
+                tables = tables.with_nothing(first, empty, probes)
+                i = int(np.searchsorted(segments, empty))
+                continue
+            count = min(at_once, int(ends[np.searchsorted(ends, i, side="right")]) - i)
+            index = self._index(first, first + count, engine)
+            tables = tables.extended(first, index)
+            i += count
+            # So that what is in memory at a time is neither much nor next to nothing.
+            if len(index.origins) < _RUNS_AT_ONCE:
+                at_once = min(2 * at_once, max(1, _CELLS_AT_ONCE // self._cells_per_segment))
+            elif len(index.origins) > 4 * _RUNS_AT_ONCE:
+                at_once = max(1, at_once // 2)
+        self._tables = tables
+        return tables
+
+    def _nothing_from(self, segment: int) -> tuple[int, int]:
+        """The first segment from ``segment`` on that may hold something, and how many layers are asked."""
+        start = segment << self._segment_shift
+        asked = next(
+            (i for i, image in enumerate(self._images) if image.geometry.virtual_size <= start),
+            len(self._images),
+        )
+        images = self._images[:asked]
+        stored = min([next_stored(images, start), *(image.geometry.virtual_size for image in images)])
+        # The disk's last segment may be short.
+        whole = stored + self.segment_size - 1 if stored == self._size else stored
+        return whole >> self._segment_shift, asked
 
     def _index(self, first: int, last: int, engine: Engine) -> _Index:
         """The index of segments ``[first, last)``."""
@@ -254,7 +311,7 @@ class ResolvedMap:
         )
 
     def _forget(self) -> None:
-        shifts = (self._segment_shift, self._cell_shift, self._sector_shift)
+        shifts = (self._segment_shift, self._cell_shift, self._sector_shift, self._size)
         self._tables = _Tables(np.full(-(-self._size >> shifts[0]), -1, np.int64), *_Index.pools(), shifts)
 
 
@@ -306,7 +363,9 @@ class _Tables:
     words: _Pool
     before: _Pool
     origins: _Pool
-    shifts: tuple[int, int, int]
+    shifts: tuple[int, int, int, int]
+    # First cells of segments in which nothing is, by how many layers say so.
+    nothing: dict[int, int] = field(default_factory=dict)
 
     @property
     def columns(self) -> tuple[Any, ...]:
@@ -318,19 +377,44 @@ class _Tables:
         pools = (self.cells, self.words, self.before, self.origins)
         return self.segment_first.nbytes + sum(pool.buffer.nbytes for pool in pools)
 
+    def with_nothing(self, first: int, stop: int, probes: int) -> _Tables:
+        """These with segments ``[first, stop)``, in which ``probes`` layers store nothing."""
+        tables, cell = self, self.nothing.get(probes)
+        if cell is None:
+            # One segment of single runs stands for all of them: where nothing is, no offset matters.
+            per_segment = 1 << (self.shifts[0] - self.shifts[1])
+            run = np.arange(per_segment, dtype=np.int64)
+            grain_shift = self.shifts[1] - self.shifts[2]
+            origin = (((probes << KIND_BITS) | (-1 - ZEROS)) << LAYER_BITS) | NO_LAYER
+            index = _Index(
+                (run << GRAIN_BITS) | grain_shift,
+                np.ones(per_segment, np.uint64),
+                run.astype(np.uint32),
+                np.full(per_segment, origin, np.int64),
+            )
+            cell = self.cells.used
+            tables = self.extended(first, index)
+            tables = replace(tables, nothing={**tables.nothing, probes: cell})
+        missing = np.flatnonzero(tables.segment_first[first:stop] < 0) + first
+        tables.segment_first[missing] = cell
+        return tables
+
     def extended(self, first: int, index: _Index) -> _Tables:
-        """These with the segments of ``index``, the first of which is segment ``first``."""
+        """These with the segments of ``index``, the first of which is segment ``first``.
+
+        ``segment_first`` is changed in place: nobody else has these tables yet.
+        """
         per_segment = 1 << (self.shifts[0] - self.shifts[1])
         starts = np.arange(0, len(index.cells), per_segment)
-        segment_first = self.segment_first.copy()
-        segment_first[first : first + len(starts)] = starts + self.cells.used
+        self.segment_first[first : first + len(starts)] = starts + self.cells.used
         return _Tables(
-            segment_first,
+            self.segment_first,
             self.cells.extended(index.cells + (self.words.used << GRAIN_BITS)),
             self.words.extended(index.words),
             self.before.extended(index.before + np.uint32(self.origins.used)),
             self.origins.extended(index.origins),
             self.shifts,
+            self.nothing,
         )
 
 

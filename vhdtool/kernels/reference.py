@@ -64,11 +64,13 @@ def lookup(
     words: Words,
     before: Ranks,
     origins: Int64s,
-    shifts: tuple[int, int, int],
+    shifts: tuple[int, int, int, int],
     layer: npt.NDArray[np.int16],
     file_offset: Int64s,
 ) -> int:
     """Layer and file offset of guest bytes; see :func:`vhdtool.kernels.rank.lookup`."""
+    if not _inside(offsets, shifts[3]):
+        return -1
     first_cell = segment_first[offsets >> shifts[0]]
     layer[:] = _MISSING
     there = np.flatnonzero(first_cell >= 0)
@@ -89,11 +91,13 @@ def runs_at(
     words: Words,
     before: Ranks,
     origins: Int64s,
-    shifts: tuple[int, int, int],
+    shifts: tuple[int, int, int, int],
     stop: Int64s,
     found: Int64s,
 ) -> int:
     """Where runs end, and their origins; see :func:`vhdtool.kernels.rank.runs_at`."""
+    if not _inside(offsets, shifts[3]):
+        return -1
     cell_size = 1 << shifts[1]
     first_cell = segment_first[offsets >> shifts[0]]
     stop[:] = _MISSING
@@ -115,10 +119,14 @@ def runs_at(
     return len(first_cell) - len(there)
 
 
+def _inside(offsets: Int64s, size: int) -> bool:
+    return not len(offsets) or bool(offsets.min() >= 0 and offsets.max() < size)
+
+
 def _find_word(
-    offsets: Int64s, first_cell: Int64s, cells: Int64s, shifts: tuple[int, int, int]
+    offsets: Int64s, first_cell: Int64s, cells: Int64s, shifts: tuple[int, int, int, int]
 ) -> tuple[Int64s, Int64s, Int64s]:
-    segment_shift, cell_shift, sector_shift = shifts
+    segment_shift, cell_shift, sector_shift, _ = shifts
     in_segment = (offsets >> cell_shift) & ((1 << (segment_shift - cell_shift)) - 1)
     entry = cells[first_cell + in_segment]
     shift = sector_shift + (entry & _GRAIN_MASK)

@@ -67,6 +67,11 @@ class StoredBlocks:
         first, last = np.searchsorted(self.block, (start, stop))
         return StoredBlocks(self.block[first:last], self.entry[first:last])
 
+    def next(self, block: int, block_count: int) -> int:
+        """The first of these from ``block`` on; ``block_count`` when there is none."""
+        i = int(np.searchsorted(self.block, block))
+        return int(self.block[i]) if i < len(self.block) else block_count
+
     def block_map(self, start: int, stop: int) -> BlockMap:
         """The map of blocks ``[start, stop)``, in which all of these must lie."""
         entry = np.full(stop - start, BlockState.ABSENT, np.int64)

@@ -94,6 +94,10 @@ class TableSurvey:
         """The blocks of ``[start, stop)`` that are not ABSENT: PARTIAL or DAMAGED."""
         return self._scan(start, stop) if self._kept is None else self._kept.within(start, stop)
 
+    def next_stored(self, block: int) -> int | None:
+        """The first stored block from ``block`` on, if that is known without reading the table."""
+        return None if self._kept is None else self._kept.next(block, self._table.block_count)
+
     def _scan(self, start: int, stop: int) -> StoredBlocks:
         table = self._table
         parts = []

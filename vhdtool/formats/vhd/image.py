@@ -182,8 +182,12 @@ class VhdImage:
         return self._surveyed(self._table).stored(start, stop)
 
     def next_stored(self, block: int) -> int:
-        """Unused entries are all ones, so a table has no holes that would say anything."""
-        return block
+        """The first block from ``block`` on that is stored, where few are.
+
+        Unused entries are all ones, so a table has no holes that would say anything.
+        """
+        known = None if self._survey is None else self._survey.next_stored(block)
+        return block if known is None else known
 
     def bitmaps(self, first_sectors: npt.NDArray[np.int64], sector_count: int) -> npt.NDArray[np.uint8]:
         """Pieces of the bitmaps of PARTIAL blocks."""

@@ -135,6 +135,10 @@ class BatSurvey:
         ]
         return StoredBlocks.joined(parts)
 
+    def next_stored(self, block: int) -> int | None:
+        """The first stored block from ``block`` on, if that is known without reading the table."""
+        return None if self._kept is None else self._kept.next(block, self._chunks.block_count)
+
     def bit_places(self, first_sectors: Int64s) -> Int64s:
         """int64[k]: where the bits of sectors of partial blocks stand, 8 for each byte of the file."""
         number, bit = np.divmod(first_sectors, chunk.SECTORS_PER_CHUNK)

@@ -219,8 +219,9 @@ class VhdxImage:
         return self._surveyed().stored(start, stop)
 
     def next_stored(self, block: int) -> int:
-        """The first block from ``block`` on whose entry does not lie in a hole of the file."""
-        return self._bat.next_stored(block)
+        """The first block from ``block`` on that is stored, or whose entry is not in a hole of the file."""
+        known = None if self._survey is None else self._survey.next_stored(block)
+        return self._bat.next_stored(block) if known is None else known
 
     def bitmaps(self, first_sectors: npt.NDArray[np.int64], sector_count: int) -> npt.NDArray[np.uint8]:
         """Pieces of the bitmaps of PARTIAL blocks."""
