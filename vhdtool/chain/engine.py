@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -61,7 +61,7 @@ class Machine:
         lookup, runs_at: see :mod:`vhdtool.kernels.rank`.
     """
 
-    name: str
+    name: Literal["numpy", "numba"]
     claim: Callable[..., None]
     place_runs: Callable[..., None]
     lookup: Callable[..., int]
@@ -86,7 +86,7 @@ class Machine:
 class NumpyMachine(Machine):
     """The NumPy twins."""
 
-    name = "numpy"
+    name: Literal["numpy", "numba"] = "numpy"
     claim = staticmethod(reference.claim)
     place_runs = staticmethod(reference.place_runs)
     lookup = staticmethod(reference.lookup)
@@ -152,6 +152,13 @@ _numpy: Final = NumpyMachine()
 _numba: NumbaMachine | None = None
 
 
+def cheaper(*, bitmaps: int = 0, lookups: int = 0, reads: int = 0) -> Literal["numpy", "numba"]:
+    """The engine that does a job of so many at the lower cost; nothing is started."""
+    numba = NUMBA_COSTS if _numba is None else replace(NUMBA_COSTS, start=0.0)
+    is_numba = numba.of(bitmaps, lookups, reads) < NUMPY_COSTS.of(bitmaps, lookups, reads)
+    return "numba" if is_numba else "numpy"
+
+
 def machine_for(engine: Engine, *, bitmaps: int = 0, lookups: int = 0, reads: int = 0) -> Machine:
     """The engine to use, started.
 
@@ -162,13 +169,9 @@ def machine_for(engine: Engine, *, bitmaps: int = 0, lookups: int = 0, reads: in
         MissingPackageError: numba is asked for by name and not installed.
     """
     global _numba
-    if engine == "numpy":
+    name = cheaper(bitmaps=bitmaps, lookups=lookups, reads=reads) if engine == "auto" else engine
+    if name == "numpy":
         return _numpy
-    if engine == "auto":
-        start = NUMBA_COSTS.start if _numba is None else 0.0
-        saved = NUMPY_COSTS.of(bitmaps, lookups, reads) - NUMBA_COSTS.of(bitmaps, lookups, reads)
-        if saved + NUMBA_COSTS.start <= start:
-            return _numpy
     try:
         _numba = _numba or NumbaMachine()
     except MissingPackageError:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import numpy.typing as npt
 
-from vhdtool.chain.engine import NO_FILE, Engine, Int64s, Machine, Words, machine_for
+from vhdtool.chain.engine import NO_FILE, Engine, Int64s, Machine, Words, cheaper, machine_for
 from vhdtool.formats.pieces import reverse_bits
 from vhdtool.model.blockmap import STATE_MASK
 from vhdtool.model.plan import ReadPlan, merged
@@ -110,7 +110,13 @@ def resolve(
 
 
 def bitmaps_within(images: Sequence[DiskImage], start: int, stop: int) -> int:
-    """About how many sector bitmaps resolving ``[start, stop)`` reads: what the cost model asks for."""
+    """About how many sector bitmaps resolving ``[start, stop)`` reads: what the cost model asks for.
+
+    Tables are not read when even all blocks together would not make a difference.
+    """
+    blocks = sum((stop - start) // image.geometry.block_size + 1 for image in images)
+    if cheaper(bitmaps=blocks) == "numpy":
+        return blocks
     size = max(image.geometry.virtual_size for image in images)
     partial = sum(image.counts().partial for image in images)
     return partial * (stop - start) // size

@@ -242,8 +242,7 @@ class ResolvedMap:
         engine = self._engine
         if engine == "auto" and len(segments):
             wanted = min(self._size, len(segments) << self._segment_shift)
-            bitmaps = bitmaps_within(self._images, 0, wanted)
-            engine = "numba" if machine_for("auto", bitmaps=bitmaps).name == "numba" else "numpy"
+            engine = machine_for("auto", bitmaps=bitmaps_within(self._images, 0, wanted)).name
         ends = np.append(np.flatnonzero(np.diff(segments) > 1) + 1, len(segments))
         at_once = max(1, _CELLS_AT_ONCE_MIN // self._cells_per_segment)
         i = 0

@@ -77,6 +77,7 @@ class VhdImage:
         self._findings = findings
         self._survey_lock = threading.Lock()
         self._survey: TableSurvey | None = None
+        self._counts: BlockCounts | None = None
         self._table: Table | None = None
         block_size = BLOCK_SIZE_WITHOUT_TABLE
         if header is not None:
@@ -125,9 +126,11 @@ class VhdImage:
         """Blocks by state, from the table alone: every stored block is partial."""
         if self._table is None:
             return BlockCounts()
-        used = self._table.count_used()
-        absent = self._table.blocks_there - used
-        return BlockCounts(total=self.geometry.block_count, partial=used, absent=absent)
+        if self._counts is None:
+            used = self._table.count_used()
+            absent = self._table.blocks_there - used
+            self._counts = BlockCounts(total=self.geometry.block_count, partial=used, absent=absent)
+        return self._counts
 
     def entry(self, block: int) -> tuple[BlockState, int]:
         """State of one block and the file offset of its data."""

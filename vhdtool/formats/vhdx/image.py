@@ -119,6 +119,7 @@ class VhdxImage:
         self._log = log
         self._lock = threading.RLock()
         self._survey: BatSurvey | None = None
+        self._counts: BlockCounts | None = None
         self._inspected = False
         self._patched = replay.patched
         self._find_write = replay.find_write
@@ -151,7 +152,9 @@ class VhdxImage:
 
     def counts(self) -> BlockCounts:
         """Blocks by state, from the table alone."""
-        return self._bat.counts()
+        if self._counts is None:
+            self._counts = self._bat.counts()
+        return self._counts
 
     def entry(self, block: int) -> tuple[BlockState, int]:
         """State of one block and the file offset of its data.
