@@ -42,6 +42,7 @@ from vhdtool.source import files_of
 
 if TYPE_CHECKING:
     from vhdtool.chain.chain import Layer
+    from vhdtool.chain.engine import Engine
     from vhdtool.chain.paths import PathMap
 
 STDOUT: Final = "-"
@@ -99,6 +100,7 @@ class ExportOptions:
         hashes: whole-disk digests to compute, names of ``digest.WHOLE_ALGORITHMS``.
         manifest: where it goes; None is ``TARGET.manifest.json``, and none at all for a stream.
         sync: wait until the disk has everything before anything is published.
+        engine: what resolves the chain: "numpy", "numba", or "auto" for the one that costs less.
     """
 
     format: Format = "raw"
@@ -107,6 +109,7 @@ class ExportOptions:
     hashes: tuple[str, ...] = ()
     manifest: Path | None = None
     sync: bool = True
+    engine: Engine = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +159,7 @@ def export_image(
     hashes: Sequence[str] = (),
     manifest: AnyPath | None = None,
     sync: bool = True,
+    engine: Engine = "auto",
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
 ) -> ExportReport:
@@ -165,7 +169,7 @@ def export_image(
         chain: an open chain, or a leaf (whose parents are found by its own words; :class:`ExportJob` has
             the options for more).
         target: a path; ``-`` is standard output.
-        format, force, damaged, hashes, manifest, sync: see :class:`ExportOptions`.
+        format, force, damaged, hashes, manifest, sync, engine: see :class:`ExportOptions`.
         progress: called a few times a second, from this thread.
         cancel: its ``cancel()`` stops the job.
 
@@ -184,6 +188,7 @@ def export_image(
         hashes=tuple(hashes),
         manifest=None if manifest is None else Path(manifest),
         sync=sync,
+        engine=engine,
     )
     if isinstance(chain, Chain):
         return _export(chain, os.fspath(target), options, progress, cancel)
@@ -224,7 +229,7 @@ def _export(
             damaged=options.damaged,
             damage=damage,
         )
-        moved = mover.run(chain.windows(allow_damaged=allow_damaged))
+        moved = mover.run(chain.windows(allow_damaged=allow_damaged, engine=options.engine))
         chunks.finish()
         damage.finish()
         watch.check()
