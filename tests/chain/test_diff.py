@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.chain.fake import FakeImage, chain_of, fake_chains, truth
-from vhdtool.chain.diff import diff_chains
+from vhdtool.chain.diff import RangeList, diff_chains, side_by_side
 
 
 @given(images=fake_chains(), data=st.data())
@@ -39,3 +40,21 @@ def test_a_point_does_not_differ_from_itself(images: list[FakeImage]) -> None:
 
     assert found.ranges == ()
     assert found.bytes == 0
+
+
+@given(images=fake_chains(), data=st.data())
+def test_looking_at_the_layers_above_alone_says_what_looking_at_all_says(
+    images: list[FakeImage], data: st.DataObject
+) -> None:
+    common = data.draw(st.integers(0, len(images)))
+    others = [i for i in data.draw(fake_chains()) if i.geometry.sector_size == images[0].geometry.sector_size]
+    second = [*others, *images[common:]] or images
+    a, b = chain_of(*images), chain_of(*second)
+    expected = RangeList()
+    for piece in side_by_side(a, b):
+        for i in np.flatnonzero(~piece.same).tolist():
+            expected.add(int(piece.offset[i]), int(piece.length[i]))
+    smaller, larger = sorted((a.virtual_size, b.virtual_size))
+    expected.add(smaller, larger - smaller)
+
+    assert diff_chains(a, b).ranges == tuple(expected.ranges)

@@ -13,8 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from vhdtool.chain.chain import Chain, Layer
-from vhdtool.model.plan import DAMAGED, ZEROS, ReadPlan
+from vhdtool.chain.flatten import resolve
+from vhdtool.model.plan import DAMAGED, ZEROS, ReadPlan, Run, merged
+from vhdtool.model.state import UNHELD
 from vhdtool.source import files_of
+
+Int64s = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,44 +58,102 @@ class Difference:
         return sum(length for _, length in self.ranges)
 
 
-def side_by_side(a: Chain, b: Chain) -> Iterator[SideBySide]:
-    """The disks of ``a`` and ``b`` from their start to the end of the smaller one, in windows.
+def side_by_side(a: Chain, b: Chain, start: int = 0, stop: int | None = None) -> Iterator[SideBySide]:
+    """The disks of ``a`` and ``b`` in guest range ``[start, stop)``, in windows.
+
+    Bytes; ``stop`` None is the end of the smaller one.
 
     Raises:
         FormatError, ChainError: one of them is not sound.
     """
-    stop = min(a.virtual_size, b.virtual_size)
+    stop = min(a.virtual_size, b.virtual_size) if stop is None else stop
     files: dict[object, int] = {}
     file_of_a, file_of_b = _file_numbers(a, files), _file_numbers(b, files)
-    plans_a, plans_b = a.windows(0, stop), b.windows(0, stop)
-    plan_a, plan_b = next(plans_a), next(plans_b)
-    position = 0
-    while position < stop:
-        if plan_a.stop == position:
-            plan_a = next(plans_a)
-        if plan_b.stop == position:
-            plan_b = next(plans_b)
-        end = min(plan_a.stop, plan_b.stop)
-        yield _cut(plan_a.clipped(position, end), file_of_a, plan_b.clipped(position, end), file_of_b)
-        position = end
+    for plan_a, plan_b in _in_step(a.windows(start, stop), b.windows(start, stop), start, stop):
+        yield _cut(plan_a, file_of_a, plan_b, file_of_b)
 
 
 def diff_chains(a: Chain, b: Chain) -> Difference:
     """The ranges of two points in time that can differ; nothing but metadata is read.
 
+    Layers at the bottom that both have are not even looked at, but where one of them could prove
+    that zeros stand for zeros.
+
     Raises:
         FormatError, ChainError: one of them is not sound.
     """
+    a.require_sound()
+    b.require_sound()
     collected = RangeList()
-    for piece in side_by_side(a, b):
-        differs = np.flatnonzero(~piece.same)
-        for start, length in zip(piece.offset[differs].tolist(), piece.length[differs].tolist()):
-            collected.add(start, length)
     smaller, larger = sorted((a.virtual_size, b.virtual_size))
+    keys_a, keys_b = ([_file_key(layer) for layer in chain.layers] for chain in (a, b))
+    shared = 0
+    while shared < min(len(keys_a), len(keys_b)) and keys_a[-1 - shared] == keys_b[-1 - shared]:
+        shared += 1
+    files: dict[object, int] = {}
+    file_of = _file_numbers(a, files), _file_numbers(b, files)
+    # Only the layers above say what can differ: below them both read the same.
+    own_a, own_b = (_own_runs(chain, len(chain.layers) - shared, smaller) for chain in (a, b))
+    for plan_a, plan_b in _in_step(own_a, own_b, 0, smaller):
+        offset, length, is_clear = _differences(plan_a, plan_b, *file_of)
+        if is_clear.all():
+            collected.extend(offset, length)
+            continue
+        for start, count, enough in zip(offset.tolist(), length.tolist(), is_clear.tolist()):
+            if enough:
+                collected.add(start, count)
+                continue
+            for piece in side_by_side(a, b, start, start + count):
+                collected.extend(piece.offset[~piece.same], piece.length[~piece.same])
     collected.add(smaller, larger - smaller)
-    theirs = {_file_key(layer) for layer in b.layers}
-    common = tuple(str(layer.path) for layer in a.layers if _file_key(layer) in theirs)
+    theirs = set(keys_b)
+    common = tuple(str(layer.path) for layer, key in zip(a.layers, keys_a) if key in theirs)
     return Difference(larger, common, tuple(collected.ranges))
+
+
+def _own_runs(chain: Chain, layer_count: int, stop: int) -> Iterator[ReadPlan]:
+    """What the chain's first layers say of the disk up to ``stop``; ``UNHELD`` where they say nothing."""
+    if layer_count == 0:
+        return iter([ReadPlan.of_runs([Run(0, stop, UNHELD, -1)])])
+    windows = resolve(chain.images[:layer_count], 0, stop)
+    return (merged(own.offset, own.length, own.layer, own.file_offset) for own in windows)
+
+
+def _differences(
+    a: ReadPlan, b: ReadPlan, file_of_a: Int64s, file_of_b: Int64s
+) -> tuple[Int64s, Int64s, npt.NDArray[np.bool_]]:
+    """Where plans of what the chains' own layers say can differ: starts, lengths, whether that is all to say.
+
+    It is not where zeros stand against what shared layers hold, which may be zeros too.
+    """
+    offset, in_a, in_b = _joined_edges(a, b)
+    layer_a, layer_b = a.layer[in_a], b.layer[in_b]
+    place_a = a.file_offset[in_a] + offset - a.offset[in_a]
+    place_b = b.file_offset[in_b] + offset - b.offset[in_b]
+    held = (layer_a >= 0) & (layer_b >= 0)
+    same = held & (place_a == place_b)
+    same[held] &= file_of_a[layer_a[held]] == file_of_b[layer_b[held]]
+    same |= (layer_a == layer_b) & ((layer_a == ZEROS) | (layer_a == UNHELD))
+    lower, upper = np.minimum(layer_a, layer_b), np.maximum(layer_a, layer_b)
+    unclear = (lower == UNHELD) & (upper == ZEROS)
+    differs = np.flatnonzero(~same)
+    return offset[differs], np.diff(offset, append=a.stop)[differs], ~unclear[differs]
+
+
+def _in_step(
+    plans_a: Iterator[ReadPlan], plans_b: Iterator[ReadPlan], start: int, stop: int
+) -> Iterator[tuple[ReadPlan, ReadPlan]]:
+    """Plans that tile one range, cut so that both sides come in the same windows."""
+    position = start
+    plan_a = plan_b = ReadPlan.of_runs([])
+    while position < stop:
+        if plan_a.stop <= position:
+            plan_a = next(plans_a)
+        if plan_b.stop <= position:
+            plan_b = next(plans_b)
+        end = min(plan_a.stop, plan_b.stop)
+        yield plan_a.clipped(position, end), plan_b.clipped(position, end)
+        position = end
 
 
 class RangeList:
@@ -108,6 +170,18 @@ class RangeList:
             first, before = self.ranges.pop()
             start, length = first, before + length
         self.ranges.append((start, length))
+
+    def extend(self, starts: Int64s, lengths: Int64s) -> None:
+        """Append ranges in order, none of them empty (int64[n] each)."""
+        stops = starts + lengths
+        first = np.flatnonzero(starts[1:] != stops[:-1]) + 1
+        edges = np.concatenate(([0], first)) if len(starts) else first
+        merged_stops = np.append(stops[first - 1], stops[-1:])
+        rows = zip(starts[edges].tolist(), (merged_stops - starts[edges]).tolist())
+        for start, length in rows:
+            self.add(start, length)
+            break  # only the first can touch what is there
+        self.ranges.extend(rows)
 
 
 def _file_key(layer: Layer) -> object:
@@ -133,9 +207,7 @@ def _file_numbers(chain: Chain, known: dict[object, int]) -> npt.NDArray[np.int6
 def _cut(
     a: ReadPlan, file_of_a: npt.NDArray[np.int64], b: ReadPlan, file_of_b: npt.NDArray[np.int64]
 ) -> SideBySide:
-    offset = np.union1d(a.offset, b.offset)
-    in_a = np.searchsorted(a.offset, offset, "right") - 1
-    in_b = np.searchsorted(b.offset, offset, "right") - 1
+    offset, in_a, in_b = _joined_edges(a, b)
     file_a, file_b = file_of_a[a.layer[in_a]], file_of_b[b.layer[in_b]]
     place_a = a.file_offset[in_a] + offset - a.offset[in_a]
     place_b = b.file_offset[in_b] + offset - b.offset[in_b]
@@ -147,3 +219,11 @@ def _cut(
         zeros_a,
         zeros_b,
     )
+
+
+def _joined_edges(a: ReadPlan, b: ReadPlan) -> tuple[Int64s, Int64s, Int64s]:
+    """Where a run of either begins, and which run of each is there; both tile one range."""
+    offset = np.union1d(a.offset, b.offset)
+    in_a = np.searchsorted(a.offset, offset, "right") - 1
+    in_b = np.searchsorted(b.offset, offset, "right") - 1
+    return offset, in_a, in_b

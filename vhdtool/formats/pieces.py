@@ -57,6 +57,7 @@ def reverse_bits(pieces: Bytes) -> None:
 def _read_pieces(source: ByteSource, place: Int64s, target: Int64s, pieces: Bytes) -> None:
     """Fill row ``target[i]`` of ``pieces`` from file offset ``place[i]``; ``place`` ascends."""
     width = pieces.shape[1]
+    columns = np.arange(width)
     edges = np.concatenate(([0], np.flatnonzero(np.diff(place) > width + _GAP_MAX) + 1, [len(place)]))
     for low, high in zip(edges[:-1].tolist(), edges[1:].tolist()):
         while low < high:
@@ -69,8 +70,7 @@ def _read_pieces(source: ByteSource, place: Int64s, target: Int64s, pieces: Byte
             if end == low + 1:
                 pieces[target[low]] = data
             else:
-                rows = np.lib.stride_tricks.sliding_window_view(data, width)
-                pieces[target[low:end]] = rows[place[low:end] - start]
+                pieces[target[low:end]] = data[(place[low:end] - start)[:, None] + columns]
             low = end
 
 
