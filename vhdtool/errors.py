@@ -20,6 +20,8 @@ The error tree, with the exit code of each (see the reference page for what they
     │   ├── TargetExistsError    73      something stands under the target's name already
     │   ├── TargetError          73      the target cannot be created
     │   └── SourceChangedError   75      an input changed while we read it
+    ├── TraceError               65  a recorded workload that cannot be read, or does not fit the disk
+    ├── WorkloadError             2  a workload that cannot be: a parameter out of range, nothing to read
     └── MissingPackageError      69  an optional package is not installed
 
 ``ValueError`` and ``assert`` are for our callers' and our own mistakes, never for what a file contains.
@@ -34,6 +36,7 @@ from enum import StrEnum
 from typing import Final, NoReturn
 
 EXIT_FOUND: Final = 1
+EXIT_USAGE: Final = 2
 EXIT_CORRUPT: Final = 65
 EXIT_MISSING: Final = 66
 EXIT_UNSUPPORTED: Final = 69
@@ -219,6 +222,16 @@ class SourceChangedError(ExportError):
     exit_code = EXIT_CHANGED
 
 
+class TraceError(VhdtoolError):
+    """A recorded workload cannot be read, or reads what the disk does not have."""
+
+
+class WorkloadError(VhdtoolError, ValueError):
+    """A workload that cannot be: a parameter is out of its range, or there is nothing to read."""
+
+    exit_code = EXIT_USAGE
+
+
 class MissingPackageError(VhdtoolError):
     """An optional package is not installed."""
 
@@ -327,6 +340,8 @@ class FindingLog:
 
     def all(self) -> tuple[Finding, ...]:
         """The findings kept so far."""
+        if not self._kept:
+            return ()
         kept = list(self._kept)
         last = {(finding.code, finding.severity): i for i, finding in enumerate(kept)}
         shown: dict[tuple[str, Severity], int] = {}

@@ -30,6 +30,7 @@ ROOTS = (
     "verify",
     "manifest",
     "create",
+    "trace",
 )
 CODE = re.compile(rf"({'|'.join(ROOTS)})(\.[a-z0-9][a-z0-9_]*)+")
 PREFIX = re.compile(rf"({'|'.join(ROOTS)})(\.[a-z0-9][a-z0-9_]*)*\.")

@@ -655,6 +655,31 @@ EXPLANATIONS: Final[dict[str, Explanation]] = {
     "manifest.root": Explanation(
         "The manifest's root digest does not fit its chunk digests: it was changed or damaged.", _EXPORT_AGAIN
     ),
+    # Recorded workloads
+    "trace.format": Explanation(
+        "The file is no recorded workload of a known format.",
+        "Give a fio iolog (version 2 or 3), the text of blkparse, MSR Cambridge CSV, or offset,length[,op].",
+    ),
+    "trace.line": Explanation(
+        "A line of a trace is cut off, too long, or no text.",
+        "Look at the line that the message names; record or copy the trace again.",
+    ),
+    "trace.field": Explanation(
+        "A field of a trace's line is not what its format says.",
+        "Look at the line that the message names; record or copy the trace again.",
+    ),
+    "trace.device": Explanation(
+        "The trace has requests of several devices, or none of the chosen one.",
+        "Choose one of those that the message names.",
+    ),
+    "trace.beyond": Explanation(
+        "A request of the trace leaves the disk: it was recorded on a larger one.",
+        "Take a trace of this disk, or have such requests skipped or wrapped round.",
+    ),
+    "trace.empty": Explanation(
+        "The trace has no request of the kind that was asked for.",
+        "Look at what the message counts: writes are not taken unless they are asked for.",
+    ),
 }
 
 
