@@ -4,25 +4,38 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final
-from uuid import UUID
 
-from vhdtool.formats.vhd.write import ParentRecord as VhdParent
-from vhdtool.formats.vhd.write import VhdWriter
-from vhdtool.formats.vhdx.write import ParentRecord as VhdxParent
-from vhdtool.formats.vhdx.write import VhdxWriter
-from vhdtool.model.identity import DiskType, Identity, ImageFormat, utc_from_2000
+from vhdtool.export.target import TargetFile
+from vhdtool.model.identity import ImageFormat
+from vhdtool.simulate.synthetic import Layout, Recipe, layer_name, make_chain
+from vhdtool.simulate.synthetic import layer_writer as writer_for
+
+__all__ = [
+    "GIB",
+    "KIB",
+    "MIB",
+    "TIB",
+    "FileSink",
+    "empty_chain",
+    "hard_tables",
+    "layer_name",
+    "many_bitmaps",
+    "used_chain",
+    "writer_for",
+]
 
 KIB: Final = 1 << 10
 MIB: Final = 1 << 20
 GIB: Final = 1 << 30
 TIB: Final = 1 << 40
-_SECTOR: Final = 512
-_UNIT: Final = 32 * MIB
+
+_STRETCH: Final = 32 * MIB
+_BLOCK: Final = 2 * MIB
 _GRAIN: Final = 4 * KIB
-_CHANGED: Final = 0.02
+_SECTOR: Final = 512
 
 
 class FileSink:
@@ -39,39 +52,6 @@ class FileSink:
         """Give the file its size."""
         os.ftruncate(self._descriptor, size)
         os.close(self._descriptor)
-
-
-def layer_name(number: int, image_format: ImageFormat) -> str:
-    """The file name of layer ``number``, counted from the base."""
-    return f"layer{number:03d}.{'a' if number else ''}{image_format}"
-
-
-def writer_for(
-    sink: FileSink, number: int, image_format: ImageFormat, virtual_size: int, block_size: int
-) -> VhdWriter | VhdxWriter:
-    """A writer for layer ``number`` of a chain whose layers lie in one folder, counted from the base."""
-    mine, parents = (Identity.of_uuid(UUID(int=(1 << 64) + i)) for i in (number, number - 1))
-    parent = f".\\{layer_name(number - 1, image_format)}"
-    kind = DiskType.DIFFERENCING if number else DiskType.DYNAMIC
-    if image_format is ImageFormat.VHDX:
-        return VhdxWriter(
-            sink,
-            virtual_size=virtual_size,
-            block_size=block_size,
-            disk_type=kind,
-            disk_id=Identity.of_uuid(UUID(int=1 << 65)),
-            write_id=mine,
-            parent=VhdxParent(parents, parent, "") if number else None,
-        )
-    return VhdWriter(
-        sink,
-        virtual_size=virtual_size,
-        block_size=block_size,
-        disk_type=kind,
-        unique_id=mine,
-        timestamp=utc_from_2000(number),
-        parent=VhdParent(parents, "", parent) if number else None,
-    )
 
 
 def empty_chain(
@@ -97,56 +77,55 @@ def used_chain(
     random places in runs of 4 to 64 KiB.  That is a hard case: real guests write less scattered.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    dice = random.Random(f"{layers} {image_format} {virtual_size}")
-    unit = min(_UNIT, virtual_size // 4)
-    full = sorted(dice.sample(range(virtual_size // unit), virtual_size // unit // 2))
-    truth = FileSink(flat)
-    paths = []
-    for number in range(layers):
-        path = folder / layer_name(number, image_format)
-        sink = FileSink(path)
-        block_size = _base_block_size(image_format, unit) if number == 0 else 2 * MIB
-        writer = writer_for(sink, number, image_format, virtual_size, block_size)
-        if number == 0:
-            for start in (u * unit + n for u in full for n in range(0, unit, block_size)):
-                data = dice.randbytes(block_size)
-                writer.write_block(start // block_size, data)
-                truth.write_at(start, data)
-        else:
-            for block, runs in _changes(dice, full, unit, block_size):
-                offset = writer.place_block(block, _bitmap(runs, block_size))
-                for start, length in runs:
-                    data = dice.randbytes(length)
-                    sink.write_at(offset + start, data)
-                    truth.write_at(block * block_size + start, data)
-        sink.close(writer.finish())
-        paths.append(path)
-    truth.close(virtual_size)
+    create = partial(TargetFile, sync=False)
+    with create(flat) as truth:
+        made = make_chain(folder, Recipe(virtual_size, layers), Layout(image_format), create, flat=truth)
+        paths = list(made)
+        truth.finish(virtual_size)
+        truth.publish()
     return paths[::-1]
 
 
-def _base_block_size(image_format: ImageFormat, unit: int) -> int:
-    return min(32 * MIB, unit) if image_format is ImageFormat.VHDX else 2 * MIB
+def hard_tables(folder: Path, layers: int, virtual_size: int) -> list[Path]:
+    """Tables and bitmaps of a chain as ``used_chain`` makes it, VHDX, its paths leaf first.
+
+    No payload is written: what to look up is all there, and 256 layers take megabytes.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    create = partial(TargetFile, sync=False)
+    recipe, layout = Recipe(virtual_size, layers), Layout(ImageFormat.VHDX)
+    return list(make_chain(folder, recipe, layout, create, payload=False))[::-1]
 
 
-def _changes(
-    dice: random.Random, full: list[int], unit: int, block_size: int
-) -> Iterator[tuple[int, list[tuple[int, int]]]]:
-    """Blocks and the runs written in them, (start in the block, length), some of which overlap."""
-    left = int(len(full) * unit * _CHANGED)
-    runs: dict[int, list[tuple[int, int]]] = {}
-    while left > 0:
-        length = dice.randrange(1, 17) * _GRAIN
-        start = dice.choice(full) * unit + dice.randrange(unit // _GRAIN) * _GRAIN
-        block, within = divmod(start, block_size)
-        length = min(length, block_size - within)
-        runs.setdefault(block, []).append((within, length))
-        left -= length
-    yield from sorted(runs.items())
+def many_bitmaps(folder: Path, layers: int, virtual_size: int, blocks: int, writes: int) -> list[Path]:
+    """Tables and bitmaps of a VHDX chain of 2 MiB blocks, its paths leaf first; no payload is written.
+
+    Half of the base's stretches of 32 MiB are there; each layer above wrote to ``blocks`` random ones of
+    their blocks, ``writes`` times to each, 4 to 64 KiB at a time.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    dice = random.Random(f"{layers} {virtual_size} {blocks} {writes}")
+    stretches = virtual_size // _STRETCH
+    there = sorted(dice.sample(range(stretches), stretches // 2))
+    per_stretch = _STRETCH // _BLOCK
+    places = [stretch * per_stretch + i for stretch in there for i in range(per_stretch)]
+    paths = []
+    for number in range(layers):
+        path = folder / layer_name(number, ImageFormat.VHDX)
+        sink = FileSink(path)
+        writer = writer_for(sink, number, ImageFormat.VHDX, virtual_size, _BLOCK)
+        for block in sorted(dice.sample(places, blocks)) if number else places:
+            writer.place_block(block, _written(dice, writes) if number else None)
+        sink.close(writer.finish())
+        paths.append(path)
+    return paths[::-1]
 
 
-def _bitmap(runs: list[tuple[int, int]], block_size: int) -> bytes:
+def _written(dice: random.Random, writes: int) -> bytes:
+    """The bitmap of a block that was written to."""
     bits = 0
-    for start, length in runs:
-        bits |= ((1 << length // _SECTOR) - 1) << start // _SECTOR
-    return bits.to_bytes(block_size // _SECTOR // 8, "little")
+    for _ in range(writes):
+        length = dice.randrange(1, 17)
+        first = dice.randrange(_BLOCK // _GRAIN - length)
+        bits |= ((1 << length * _GRAIN // _SECTOR) - 1) << first * _GRAIN // _SECTOR
+    return bits.to_bytes(_BLOCK // _SECTOR // 8, "little")

@@ -202,16 +202,20 @@ class Chain:
             self._maps[engine] = ResolvedMap(self.images, engine=engine)
         return self._maps[engine]
 
-    def lookup(self, offsets: npt.ArrayLike) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.int64]]:
+    def lookup(
+        self, offsets: npt.ArrayLike, *, engine: Engine = "auto"
+    ) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.int64]]:
         """Layers and file offsets of guest bytes ``offsets`` (int64[n]): see ``ResolvedMap.lookup``.
 
         Raises:
             ValueError: an offset is outside of the disk.
             FormatError, ChainError: the chain is not sound.
         """
-        return self.resolved().lookup(offsets)
+        return self.resolved(engine).lookup(offsets)
 
-    def read_many(self, offsets: npt.ArrayLike, length: int) -> npt.NDArray[np.uint8]:
+    def read_many(
+        self, offsets: npt.ArrayLike, length: int, *, engine: Engine = "auto"
+    ) -> npt.NDArray[np.uint8]:
         """``length`` bytes of the virtual disk from each of ``offsets`` (int64[n]), as uint8[n, length].
 
         Raises:
@@ -220,7 +224,7 @@ class Chain:
         """
         from vhdtool.chain.reader import read_many
 
-        return read_many(self, offsets, length)
+        return read_many(self, offsets, length, engine)
 
     def open(self) -> ChainReader:
         """The virtual disk as a read-only, seekable binary file object; does not own the chain."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from vhdtool.chain.chain import Chain
+    from vhdtool.chain.engine import Engine
     from vhdtool.chain.resolved import ResolvedMap
     from vhdtool.source import ByteSource
 
@@ -75,7 +76,9 @@ def require_readable(run: Run, leaf: str) -> None:
         raise CorruptError(Finding("chain.damaged_range", Severity.ERROR, location, what))
 
 
-def read_many(chain: Chain, offsets: npt.ArrayLike, length: int) -> npt.NDArray[np.uint8]:
+def read_many(
+    chain: Chain, offsets: npt.ArrayLike, length: int, engine: Engine = "auto"
+) -> npt.NDArray[np.uint8]:
     """As ``Chain.read_many``: looked up together, then read piece by piece, in the order of ``offsets``."""
     import numpy as np
 
@@ -90,8 +93,8 @@ def read_many(chain: Chain, offsets: npt.ArrayLike, length: int) -> npt.NDArray[
     descriptors = np.array(
         [NO_FILE if one is None else one for one in sources] + [NO_FILE, ZERO_FILL], np.int32
     )
-    resolved = chain.resolved()
-    machine = machine_for("auto", reads=len(wanted))
+    resolved = chain.resolved(engine)
+    machine = machine_for(engine, reads=len(wanted))
     todo, done = np.arange(len(wanted)), np.zeros(len(wanted), np.int64)
     while length and len(todo):
         position = wanted[todo] + done[todo]

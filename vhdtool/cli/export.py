@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from vhdtool.cli.faults import say
-from vhdtool.cli.options import FILE, Access, DigestsType, chain_options, force_option
+from vhdtool.cli.options import FILE, Access, DigestsType, chain_options, engine_option, force_option
 from vhdtool.cli.output import open_sound, print_file_names, require_stdout
 from vhdtool.cli.progress import progress_bar
+
+if TYPE_CHECKING:
+    from vhdtool.chain.engine import Engine
 
 
 @click.command("export")
@@ -34,6 +37,7 @@ from vhdtool.cli.progress import progress_bar
     metavar="LIST",
     help="Digests of the whole disk: md5, sha1, sha256, sha512, blake2b, blake3; with commas between.",
 )
+@engine_option
 @force_option
 @chain_options
 def command(
@@ -43,6 +47,7 @@ def command(
     damaged: Literal["refuse", "zero"],
     manifest: Path | None,
     hashes: tuple[str, ...],
+    engine: Engine,
     force: bool,
     access: Access,
 ) -> None:
@@ -69,6 +74,7 @@ def command(
             damaged=damaged,
             hashes=hashes,
             manifest=manifest,
+            engine=engine,
             progress=progress,
         )
     for line in damaged_lines(report):

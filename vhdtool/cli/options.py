@@ -262,3 +262,10 @@ json_option: Final = click.option("--json", "as_json", is_flag=True, help="Print
 force_option: Final = click.option(
     "--force", is_flag=True, help="Replace what stands under the target's name."
 )
+engine_option: Final = click.option(
+    "--engine",
+    type=click.Choice(["auto", "numpy", "numba"]),
+    default="auto",
+    show_default=True,
+    help="What resolves and looks up; auto takes the one that costs less for this job.",
+)

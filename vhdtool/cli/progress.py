@@ -76,3 +76,16 @@ def progress_bar(title: str) -> Iterator[ProgressCallback | None]:
             bar.update(task, completed=done, total=total, speed=speed)
 
         yield show
+
+
+@contextmanager
+def status_line() -> Iterator[Callable[[str], None]]:
+    """One line that says what is being done, for the time of the context; nothing when nobody watches."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        yield lambda what: None
+        return
+    from rich.console import Console
+    from rich.markup import escape
+
+    with Console(stderr=True).status("") as line:
+        yield lambda what: line.update(escape(what))
