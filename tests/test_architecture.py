@@ -29,7 +29,13 @@ BELOW = {
     "cli": {"errors", "model", "source", "formats", "chain", "report", *CONSUMERS},
 }
 # Packages and the only places that may import them.
-OWNERS = {"click": {"cli"}, "rich": {"cli"}, "construct": {"layout.py"}, "numba": {"kernels"}}
+OWNERS = {
+    "click": {"cli"},
+    "rich": {"cli"},
+    "construct": {"layout.py"},
+    "numba": {"kernels"},
+    "jinja2": {"report"},
+}
 
 
 def modules() -> list[Path]:

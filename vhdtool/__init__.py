@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from vhdtool.chain.chain import Chain as Chain
     from vhdtool.chain.chain import Layer as Layer
     from vhdtool.chain.discover import open_chain as open_chain
+    from vhdtool.chain.explain import Explanation as Explanation
+    from vhdtool.chain.explain import explain as explain
     from vhdtool.chain.tree import SnapshotTree as SnapshotTree
     from vhdtool.chain.tree import find_snapshots as find_snapshots
     from vhdtool.errors import (
@@ -89,6 +91,8 @@ _HOME_OF = {
     "open_chain": "vhdtool.chain.discover",
     "Chain": "vhdtool.chain.chain",
     "Layer": "vhdtool.chain.chain",
+    "explain": "vhdtool.chain.explain",
+    "Explanation": "vhdtool.chain.explain",
     "find_snapshots": "vhdtool.chain.tree",
     "SnapshotTree": "vhdtool.chain.tree",
     "ReadPlan": "vhdtool.model.plan",

@@ -37,22 +37,26 @@ def test_the_table_of_findings_is_that_of_today(update: ModuleType) -> None:
     assert text == update.updated(text), "run docs/update_reference.py"
 
 
+def options_of(command: click.Command | None) -> set[str]:
+    """Its options, and those of its commands when it is a group."""
+    assert command is not None
+    options = {
+        o for parameter in command.params if isinstance(parameter, click.Option) for o in parameter.opts
+    }
+    if isinstance(command, click.Group):
+        options.update(*map(options_of, command.commands.values()))
+    return options
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_commands_section_names_each_of_its_options(name: str) -> None:
-    command = cli.get_command(click.Context(cli), name)
-    assert command is not None
-
-    for parameter in command.params:
-        if isinstance(parameter, click.Option):
-            for option in parameter.opts:
-                assert option in section(name), option
+    for option in options_of(cli.get_command(click.Context(cli), name)):
+        assert option in section(name), option
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_commands_section_names_no_option_that_it_lacks(name: str) -> None:
-    command = cli.get_command(click.Context(cli), name)
-    assert command is not None
-    known = {option for parameter in command.params for option in parameter.opts}
+    known = options_of(cli.get_command(click.Context(cli), name))
     usage = section(name).split("```")[1]
 
     # A path in square brackets is no option; what begins with two dashes is.

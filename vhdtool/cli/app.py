@@ -26,6 +26,9 @@ COMMANDS: Final[dict[str, str]] = {
     "tree": "Draw every image below the folders as a forest.",
     "check": "List all findings of images, chains or whole folders.",
     "map": "List the virtual disk as extents with their origin.",
+    "explain": "Show how one sector is read: the walk through every layer, down to the bytes.",
+    "report": "Write one page about a chain: layers, heat map, cost of depth, findings.",
+    "simulate": "Count what the lookups of a workload cost, and predict what devices make of it.",
     "read": "Write bytes of the virtual disk to stdout.",
     "export": "Write the disk that LEAF's guest would see to TARGET, as one image.",
     "verify": "Check an exported image against its manifest, or against its chain with --against.",
@@ -33,6 +36,7 @@ COMMANDS: Final[dict[str, str]] = {
     "diff": "List the ranges that can differ between two points in time, from metadata alone.",
     "create": "Make a new image, empty or filled from a raw one.",
     "snapshot": "Make a new differencing child of an image.",
+    "bench": "Measure what reading through snapshots costs on this machine.",
     "completion": "Print the completion script of a shell.",
 }
 _OPEN_FILES: Final = 1024
@@ -87,6 +91,8 @@ class VhdtoolGroup(click.Group):
 
         if args is None:
             args = expanded(sys.argv[1:]) if os.name == "nt" and windows_expand_args else sys.argv[1:]
+        # For the foot of pages: what was typed.
+        extra.setdefault("obj", tuple(args))
 
         def run() -> Any:
             return super(VhdtoolGroup, self).main(

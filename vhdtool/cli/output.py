@@ -18,6 +18,8 @@ from vhdtool.report.text import Paint, plain
 
 if TYPE_CHECKING:
     from vhdtool.chain.chain import Chain
+    from vhdtool.report.palette import Rgb
+    from vhdtool.report.strip import Shade
 
 _PIECES_AT_ONCE: Final = 1 << 16
 _STYLES: Final[dict[str, dict[str, Any]]] = {
@@ -35,6 +37,26 @@ def paint() -> Paint:
     if os.environ.get("NO_COLOR") or sys.stdout is None or not sys.stdout.isatty():
         return plain
     return lambda text, role: click.style(text, **_STYLES[role])
+
+
+def shade() -> Shade | None:
+    """How cells are coloured; None where ``paint`` has no colours either.
+
+    True colours where the terminal says that it has them, else the nearest of the 6 x 6 x 6 that all have.
+    """
+    if paint() is plain:
+        return None
+    has_all = os.environ.get("COLORTERM", "").lower() in ("truecolor", "24bit")
+
+    def shaded(text: str, colour: Rgb | None) -> str:
+        if colour is None:
+            return click.style(text, dim=True)
+        if has_all:
+            return click.style(text, bg=colour)
+        red, green, blue = (round(channel * 5 / 255) for channel in colour)
+        return click.style(text, bg=16 + 36 * red + 6 * green + blue)
+
+    return shaded
 
 
 def print_text(text: str) -> None:

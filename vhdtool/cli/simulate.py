@@ -20,7 +20,7 @@ from vhdtool.cli.options import (
     json_option,
 )
 from vhdtool.cli.output import open_sound, paint, print_json, print_text
-from vhdtool.cli.picture import made_now, picture_option, suffix_of, write_picture
+from vhdtool.cli.picture import made_now, picture_option, require_picture, suffix_of, write_picture
 from vhdtool.errors import printable
 
 if TYPE_CHECKING:
@@ -258,6 +258,8 @@ def command(
 
     ctx = click.get_current_context()
     _require_fitting(ctx, workload)
+    if picture is not None:
+        require_picture(picture, force=force)
     if measure is None and ctx.get_parameter_source("seconds") is ParameterSource.COMMANDLINE:
         raise click.UsageError("--seconds says nothing without --measure")
     with open_sound(leaf, access) as chain:

@@ -210,7 +210,7 @@ class TargetFile:
         try:
             os.link(partial, self.path)
         except FileExistsError as error:
-            raise _exists(self.name) from error
+            raise exists_error(self.name) from error
         except OSError as error:
             if error.errno not in _NO_HARD_LINKS:
                 raise self._cannot_create(error) from error
@@ -226,11 +226,11 @@ class TargetFile:
     def _rename_new(self, partial: Path) -> None:
         """Without hard links (FAT, some shares) a look comes before the rename; Windows looks itself."""
         if os.path.lexists(self.path):
-            raise _exists(self.name)
+            raise exists_error(self.name)
         try:
             partial.rename(self.path)
         except FileExistsError as error:
-            raise _exists(self.name) from error
+            raise exists_error(self.name) from error
         except OSError as error:
             raise self._cannot_create(error) from error
 
@@ -388,7 +388,7 @@ def _usable(path: Path, *, force: bool, inputs: Iterable[str | os.PathLike[str]]
         kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
         raise TargetError(f"cannot create {shown}: it is {kind}")
     if not force:
-        raise _exists(shown)
+        raise exists_error(shown)
     return path
 
 
@@ -397,7 +397,7 @@ def _behind_link(link: Path, *, force: bool) -> os.stat_result:
         return link.stat()
     except OSError as error:
         if not force:
-            raise _exists(str(link)) from error
+            raise exists_error(str(link)) from error
         raise TargetError(f"cannot create {printable(str(link))}: it is a link that leads nowhere") from error
 
 
@@ -417,7 +417,8 @@ def _is_input(target: str, source: str | os.PathLike[str]) -> TargetError:
     return TargetError(f"cannot create {target}: it is the input {printable(str(source))}")
 
 
-def _exists(name: str) -> TargetExistsError:
+def exists_error(name: str) -> TargetExistsError:
+    """What is said of a target that is there already."""
     return TargetExistsError(f"{printable(name)} exists already; --force replaces it")
 
 

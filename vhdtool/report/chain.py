@@ -18,7 +18,7 @@ from vhdtool.report.text import (
     size_text,
 )
 
-_FOUND: Final = {
+FOUND_TEXT: Final = {
     FoundBy.GIVEN: "given by you",
     FoundBy.RELATIVE_PATH: "by the relative path in its child",
     FoundBy.ABSOLUTE_PATH: "by the absolute path in its child, mapped",
@@ -26,7 +26,8 @@ _FOUND: Final = {
     FoundBy.NAME: "by its file name",
     FoundBy.IDENTITY: "by its identity: no recorded name leads here",
 }
-_VERDICT: Final = {
+# With the role that it is painted in.
+VERDICT_TEXT: Final = {
     LinkVerdict.BASE: ("base: needs no parent", "good"),
     LinkVerdict.OK: ("parent's identity agrees", "good"),
     LinkVerdict.MISMATCH: ("PARENT IS NOT THE ONE IT WAS MADE FROM", "error"),
@@ -82,8 +83,8 @@ def chain_text(chain: Chain, paint: Paint = plain) -> str:
 
 def _layer_text(depth: int, layer: Layer, paint: Paint) -> str:
     image = layer.image
-    verdict, role = _VERDICT[layer.link]
-    rows: list[tuple[str, object]] = [("Disk", _disk(layer)), ("Found", _FOUND[layer.found_by])]
+    verdict, role = VERDICT_TEXT[layer.link]
+    rows: list[tuple[str, object]] = [("Disk", _disk(layer)), ("Found", FOUND_TEXT[layer.found_by])]
     if image.write_id is not None:
         rows.append(("Identity", image.write_id))
     if image.parent is not None:

@@ -13,7 +13,7 @@ from vhdtool.report.text import Document, Paint, count, plain, wrapped
 if TYPE_CHECKING:
     from vhdtool.chain.check import CheckReport
 
-_HEADS: Final = {
+HEADS: Final = {
     Severity.ERROR: "ERRORS: data is wrong or cannot be read",
     Severity.WARNING: "WARNINGS: readable, but not as it should be",
     Severity.INFO: "NOTES",
@@ -36,8 +36,8 @@ def check_text(report: CheckReport, paint: Paint = plain) -> str:
     for severity in WORST_FIRST:
         here = [finding for finding in report.findings if finding.severity is severity]
         if here:
-            parts.append(paint(_HEADS[severity], str(severity)))
-            parts.extend(_code_text(code, of_code, paint) for code, of_code in _by_code(here).items())
+            parts.append(paint(HEADS[severity], str(severity)))
+            parts.extend(_code_text(code, of_code, paint) for code, of_code in by_code(here).items())
     notes = len(report.findings) - report.errors - report.warnings
     summary = (
         f"{count(report.images, 'image')} checked: {count(report.errors, 'error')}, "
@@ -47,7 +47,8 @@ def check_text(report: CheckReport, paint: Paint = plain) -> str:
     return "\n\n".join(parts)
 
 
-def _by_code(findings: Iterable[Finding]) -> dict[str, list[Finding]]:
+def by_code(findings: Iterable[Finding]) -> dict[str, list[Finding]]:
+    """Findings grouped by their code, in the order in which codes come first."""
     groups: dict[str, list[Finding]] = {}
     for finding in findings:
         groups.setdefault(finding.code, []).append(finding)
