@@ -7,7 +7,7 @@ from vhdtool.report.findings import finding_lines, findings_json
 from vhdtool.report.hexdump import hexdump
 from vhdtool.report.text import Document, Paint, name_of, plain, table
 
-_HEADER = ("Layer", "Structure", "Index", "File offset", "Value", "State", "Outcome", "File")
+_HEADER = ("Layer", "Structure", "Index", "File offset", "Value", "State", "Outcome")
 _RIGHT = (0, 2, 3, 4)
 
 
@@ -57,6 +57,8 @@ def explain_text(explanation: Explanation, paint: Paint = plain) -> str:
     lines = [
         paint(head[0].upper() + head[1:], "name"),
         "",
+        *_files(explanation.steps),
+        "",
         _steps_text(explanation.steps),
         "",
         _result_text(explanation.result, paint),
@@ -69,25 +71,26 @@ def explain_text(explanation: Explanation, paint: Paint = plain) -> str:
 
 
 def _steps_text(steps: tuple[Step, ...]) -> str:
-    """A line a step; a file is named on its first one."""
-    rows = []
-    before = -1
-    for step in steps:
-        name = name_of(step.path) if step.layer != before else ""
-        before = step.layer
-        rows.append(
-            (
-                step.layer,
-                step.structure,
-                "" if step.index is None else step.index,
-                "" if step.file_offset is None else f"{step.file_offset:#x}",
-                _value_text(step),
-                step.state,
-                step.note,
-                name,
-            )
+    """A line a step."""
+    rows = [
+        (
+            step.layer,
+            step.structure,
+            "" if step.index is None else step.index,
+            "" if step.file_offset is None else f"{step.file_offset:#x}",
+            _value_text(step),
+            step.state,
+            step.note,
         )
+        for step in steps
+    ]
     return table(_HEADER, rows, right=_RIGHT)
+
+
+def _files(steps: tuple[Step, ...]) -> list[str]:
+    """The layers that were asked: their names would make the table's lines longer than they are already."""
+    names = {step.layer: name_of(step.path) for step in steps}
+    return [f"{layer:>5}  {name}" for layer, name in names.items()]
 
 
 def _value_text(step: Step) -> str:
