@@ -1,4 +1,7 @@
-"""How long it takes to check the headers of a thousand files, beside libvhdi and the bare reading of them."""
+"""How long it takes to check the headers of a thousand files, beside libvhdi and the bare reading of them.
+
+dissect cannot take part: it opens the parents of what it opens.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from vhdtool import open_image
 from vhdtool.model.identity import ImageFormat
 
 VIRTUAL_SIZE = 16 * GIB
+TARGETS = {ImageFormat.VHDX: {"open and 4 reads": 6.0, "libvhdi": 0.6}, ImageFormat.VHD: {}}
 LAYERS = 10
 
 
@@ -44,5 +48,5 @@ def test_list_headers(
         **libvhdi(VIRTUAL_SIZE * len(paths), "open_each", [str(path) for path in paths]),
         "open and 4 reads": in_process(lambda: read_headers(paths, READS[image_format])),
     }
-    compete(benchmark, in_process(ours), peers, rounds=9)
+    compete(benchmark, in_process(ours), peers, rounds=9, targets=TARGETS[image_format])
     benchmark.extra_info.update(files=len(paths))

@@ -1,6 +1,6 @@
-"""How long opening a deep chain takes, beside libvhdi and beside nothing but the reading of its headers.
+"""How long opening a deep chain takes, beside other readers and beside the bare reading of headers.
 
-No BAT is read for this.  Each layer has one of 65,536 entries.
+No BAT is read for this.  Each layer has one of 65,536 entries.  dissect opens chains of VHDX only.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from vhdtool import open_chain
 from vhdtool.model.identity import ImageFormat
 
 VIRTUAL_SIZE = 128 * GIB
+TARGETS = {ImageFormat.VHDX: {"open and 4 reads": 6.0, "libvhdi": 0.6, "dissect": 0.6}, ImageFormat.VHD: {}}
 # What no reader can do without: both headers, a region table, the metadata; footer, copy, header, locator.
 READS = {
     ImageFormat.VHDX: ((64 * KIB, 4 * KIB), (128 * KIB, 4 * KIB), (192 * KIB, 64 * KIB), (2 << 20, 66 * KIB)),
@@ -41,6 +42,7 @@ def test_open_chain(
     tmp_path: Path,
     measuring: bool,
     libvhdi: Callable[..., dict[str, Contestant]],
+    dissect: Callable[..., dict[str, Contestant]],
     image_format: ImageFormat,
 ) -> None:
     depth = 256 if measuring else 8
@@ -51,9 +53,12 @@ def test_open_chain(
             assert len(chain.layers) == depth
             assert chain.complete
 
+    names = [str(path) for path in paths]
+    is_vhdx = image_format is ImageFormat.VHDX
     peers = {
-        **libvhdi(VIRTUAL_SIZE, "open_chain", [str(path) for path in paths]),
+        **libvhdi(VIRTUAL_SIZE, "open_chain", names),
+        **(dissect(VIRTUAL_SIZE, "open_chain_with_dissect", names) if is_vhdx else {}),
         "open and 4 reads": in_process(lambda: read_headers(paths, READS[image_format])),
     }
-    compete(benchmark, in_process(ours), peers, rounds=15)
+    compete(benchmark, in_process(ours), peers, rounds=15, targets=TARGETS[image_format])
     benchmark.extra_info.update(depth=depth, bat_entries=VIRTUAL_SIZE >> 21)

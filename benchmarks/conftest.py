@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +65,78 @@ class Libvhdi:
 
 
 @pytest.fixture(scope="session")
-def libvhdi() -> Iterator[Callable[..., dict[str, Contestant]]]:
-    """Gives ``{"libvhdi": contestant}``, or nothing where libvhdi is not at hand."""
+def other_python() -> Iterator[Libvhdi | None]:
+    """The program with other readers; None where there is no such interpreter."""
     python = os.environ.get("VHDTOOL_ORACLE_PYTHON")
     if not python:
-        yield lambda expected, job, *arguments: {}
+        yield None
         return
     other = Libvhdi(python)
-    yield lambda expected, job, *arguments: {"libvhdi": other.contestant(expected, job, *arguments)}
+    yield other
     other.close()
+
+
+@pytest.fixture(scope="session")
+def libvhdi(other_python: Libvhdi | None) -> Callable[..., dict[str, Contestant]]:
+    """Gives ``{"libvhdi": contestant}``, or nothing where libvhdi is not at hand."""
+    other = other_python
+    if other is None:
+        return lambda expected, job, *arguments: {}
+    return lambda expected, job, *arguments: {"libvhdi": other.contestant(expected, job, *arguments)}
+
+
+@pytest.fixture(scope="session")
+def dissect(other_python: Libvhdi | None) -> Callable[..., dict[str, Contestant]]:
+    """The same for dissect; does the job once before, for its import is not to be timed."""
+
+    def contestants(expected: object, job: str, *arguments: object) -> dict[str, Contestant]:
+        if other_python is None or "dissect" not in other_python.ask("readers")["answer"]:
+            return {}
+        contestant = other_python.contestant(expected, job, *arguments)
+        contestant()
+        return {"dissect": contestant}
+
+    return contestants
+
+
+class OtherDisk:
+    """A chain's disk, opened by another reader and kept open.
+
+    Attributes:
+        reader: "libvhdi" or "dissect".
+    """
+
+    def __init__(self, other: Libvhdi, reader: str, paths: Sequence[Path], virtual_size: int) -> None:
+        self.reader = reader
+        self._other = other
+        self._leaf = str(paths[0])
+        assert other.ask("open_disk", reader, [str(path) for path in paths])["answer"] == virtual_size
+
+    def contestant(self, expected: object, job: str, *arguments: object) -> Contestant:
+        """A contestant that does ``job`` with the disk and must answer ``expected``."""
+        return self._other.contestant(expected, job, self.reader, self._leaf, *arguments)
+
+    def close(self) -> None:
+        """Let go of it."""
+        self._other.ask("close_disk", self.reader, self._leaf)
+
+
+@pytest.fixture(scope="session")
+def other_disks(other_python: Libvhdi | None) -> Callable[[Sequence[Path], int], list[OtherDisk]]:
+    """Opens a VHDX chain, paths leaf first, of a disk of so many bytes, with each reader that is at hand."""
+
+    def opened(paths: Sequence[Path], virtual_size: int) -> list[OtherDisk]:
+        if other_python is None:
+            return []
+        names = other_python.ask("readers")["answer"]
+        return [OtherDisk(other_python, name, paths, virtual_size) for name in names]
+
+    return opened
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder for what a whole file's benchmarks share; gone afterwards, for it may hold gigabytes."""
+    folder = tmp_path_factory.mktemp("room")
+    yield folder
+    shutil.rmtree(folder)

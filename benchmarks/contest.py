@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from pytest_benchmark.fixture import BenchmarkFixture
 
@@ -30,6 +31,8 @@ class Sample:
 # Does the job once and says how long it took.
 Contestant = Callable[[], Sample]
 
+TARGETS: Final = "targets"
+
 
 def in_process(job: Callable[[], object]) -> Contestant:
     """A contestant that runs in this process."""
@@ -38,6 +41,19 @@ def in_process(job: Callable[[], object]) -> Contestant:
         wall, cpu = time.perf_counter(), time.process_time()
         job()
         return Sample(time.perf_counter() - wall, time.process_time() - cpu)
+
+    return run
+
+
+def scaled(contestant: Contestant, factor: float) -> Contestant:
+    """One that does a ``factor``-th of the job, each of its seconds counted so many times.
+
+    For those that would take minutes: what is compared is the time for each read or lookup.
+    """
+
+    def run() -> Sample:
+        sample = contestant()
+        return Sample(sample.wall * factor, sample.cpu * factor)
 
     return run
 
@@ -66,10 +82,12 @@ def compete(
     *,
     rounds: int,
     prepare: Callable[[], None] = lambda: None,
+    targets: Mapping[str, float] | None = None,
 ) -> None:
     """Run all contestants in each of ``rounds``; figures and ratios go to ``benchmark.extra_info``.
 
     Args:
+        targets: by peer, what ours / peer should be at most; nothing fails that misses it.
         prepare: called before each contestant, outside the clock: removes what the last one wrote.
     """
     samples: dict[str, list[Sample]] = {name: [] for name in ("ours", *peers)}
@@ -104,28 +122,53 @@ def compete(
         if pairs:
             benchmark.extra_info[f"ours / {name} wall"] = _median(a.wall / b.wall for a, b in pairs)
             benchmark.extra_info[f"ours / {name} cpu"] = _median(a.cpu / max(b.cpu, 1e-9) for a, b in pairs)
+    for name, target in (targets or {}).items():
+        if name in peers:
+            aim(benchmark, f"ours / {name}", target)
+
+
+def note(benchmark: BenchmarkFixture, name: str, value: float, target: float | None = None) -> None:
+    """Keep a figure that is no race, and what it should be at most."""
+    benchmark.extra_info[name] = float(f"{value:.4g}")
+    if target is not None:
+        aim(benchmark, name, target)
+
+
+def aim(benchmark: BenchmarkFixture, name: str, target: float) -> None:
+    """Say what a figure should be at most; ``name`` is without " wall" and " cpu" at its end."""
+    benchmark.extra_info.setdefault(TARGETS, {})[name] = target
 
 
 def _median(values: Iterable[float]) -> float:
-    return round(statistics.median(values), 3)
+    return float(f"{statistics.median(values):.4g}")
 
 
 _MEASURED = """\
-import runpy, sys
-sys.argv = ["vhdtool", *sys.argv[1:]]
+import sys
 try:
-    runpy.run_module("vhdtool", run_name="__main__")
+    exec(sys.argv.pop(1))
 finally:
     # Of this program alone: what wait4 reports begins with the memory of whoever started it.
     peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
     sys.stderr.write(f"peak {peak.split()[1]}\\n")
 """
 
+_VHDTOOL = """\
+import runpy
+sys.argv[0] = "vhdtool"
+runpy.run_module("vhdtool", run_name="__main__")
+"""
+
 
 def peak_mib(*arguments: str | Path) -> float:
     """The most memory that ``vhdtool ARGUMENTS`` had at any time, in MiB.  Linux only."""
+    return peak_mib_of(_VHDTOOL, *arguments)
+
+
+def peak_mib_of(script: str, *arguments: str | Path) -> float:
+    """The same of a Python program, which has ``arguments`` in ``sys.argv[1:]``."""
     done = subprocess.run(
-        [sys.executable, "-c", _MEASURED, *map(str, arguments)],
+        [sys.executable, "-c", _MEASURED, script, *map(str, arguments)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
