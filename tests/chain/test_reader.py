@@ -24,7 +24,7 @@ def test_reads_one_by_one_are_those_of_the_disk(
     disk = truth(images)
     places = data.draw(st.lists(st.tuples(st.integers(0, len(disk) + 9), st.integers(0, 9000)), max_size=12))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reader_module, "WALKS_PER_SEGMENT", walks)
+        patch.setattr(reader_module, "RUNS_WALKED_MAX", walks)
         patch.setattr(reader_module, "_RUNS_KEPT", data.draw(st.integers(0, 60)))
 
         with chain_of(*images).open() as file:
@@ -61,7 +61,7 @@ def test_seeking_is_that_of_files() -> None:
 def test_a_damaged_range_is_refused_one_by_one_and_among_many(
     walks: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reader_module, "WALKS_PER_SEGMENT", walks)
+    monkeypatch.setattr(reader_module, "RUNS_WALKED_MAX", walks)
     image = FakeImage(Geometry(64 * 512, 8 * 512), [BlockState.DATA, BlockState.DAMAGED] * 4, {})
     chain = chain_of(image)
 

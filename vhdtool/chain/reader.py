@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -18,13 +19,12 @@ if TYPE_CHECKING:
 
     from vhdtool.chain.chain import Chain
     from vhdtool.chain.engine import Engine
-    from vhdtool.chain.resolved import ResolvedMap
     from vhdtool.source import ByteSource
 
 # A read of this many bytes or fewer is resolved by walking, a longer one by flattening its windows.
 WALK_BYTES_MAX: Final = 1 << 20
-# A stretch of the disk that a reader came back to so often is resolved.
-WALKS_PER_SEGMENT: Final = 16
+# A stretch of the disk in which a reader walked to so many runs is resolved.
+RUNS_WALKED_MAX: Final = 16
 _SEGMENTS_KEPT: Final = 1 << 16
 _RUNS_KEPT: Final = 1 << 17
 
@@ -58,7 +58,12 @@ def execute(chain: Chain, runs: Iterable[Run], offset: int, buffer: memoryview) 
             part[:] = bytes(run.length)
         else:
             source = chain.layers[run.layer].image.source
-            source.read_into(run.file_offset, part, field=f"payload of guest offset {run.offset:#x}")
+            source.read_into(run.file_offset, part, field=payload_field(run))
+
+
+def payload_field(run: Run) -> str:
+    """What an error calls the bytes of ``run``."""
+    return f"payload of guest offset {run.offset:#x}"
 
 
 def require_readable(run: Run, leaf: str) -> None:
@@ -168,13 +173,15 @@ class ChainReader(io.RawIOBase):
         self._position = 0
         self.name = str(chain.layers[0].path)
         self._layers = {id(image.source): i for i, image in enumerate(chain.images)}
-        self._map: ResolvedMap | None = None
+        self._images = chain.images
+        self._map = chain.resolved()
+        self._segment_size = self._map.segment_size
         self._cell_size = min(image.geometry.block_size for image in chain.images)
         self._cell_shift = self._cell_size.bit_length() - 1
         self._cells: dict[int, _Cell] = {}
         self._runs_kept = 0
-        # How often a read walked through a stretch of the disk that is not resolved.
-        self._walks: dict[int, int] = {}
+        # To how many runs reads walked, by segment of the map.
+        self._walked: Counter[int] = Counter()
 
     def readable(self) -> bool:
         """It is."""
@@ -218,10 +225,11 @@ class ChainReader(io.RawIOBase):
                 if data is not None:
                     self._position = start + size
                     return data
-        buffer = bytearray(size)
-        self._fill(start, memoryview(buffer))
+        self._chain.require_sound()
+        # Joined once: a buffer to read into would have to be cleared before and copied after.
+        data = b"".join(self._pieces(start, start + size))
         self._position = start + size
-        return bytes(buffer)
+        return data
 
     def readinto(self, buffer: object) -> int:
         """Read up to the buffer's length; short only at the disk's end."""
@@ -229,13 +237,21 @@ class ChainReader(io.RawIOBase):
         view = memoryview(buffer).cast("B")  # type: ignore[arg-type]
         count = max(0, min(len(view), self._size - self._position))
         if count:
-            self._fill(self._position, view[:count])
+            start = self._position
+            self._chain.require_sound()
+            execute(self._chain, self._runs(start, start + count), start, view[:count])
             self._position += count
         return count
 
-    def _fill(self, start: int, buffer: memoryview) -> None:
-        self._chain.require_sound()
-        execute(self._chain, self._runs(start, start + len(buffer)), start, buffer)
+    def _pieces(self, start: int, stop: int) -> Iterator[bytes]:
+        """The bytes of guest range ``[start, stop)``, run by run."""
+        for run in self._runs(start, stop):
+            if run.layer == ZEROS:
+                yield bytes(run.length)
+                continue
+            require_readable(run, self.name)
+            source = self._images[run.layer].source
+            yield source.read_exact(run.file_offset, run.length, field=payload_field(run))
 
     def _runs(self, start: int, stop: int) -> Iterator[Run]:
         """Runs that tile guest range ``[start, stop)``, from cells that are known, else by walking."""
@@ -243,7 +259,9 @@ class ChainReader(io.RawIOBase):
             end = min(stop, (start | (self._cell_size - 1)) + 1)
             cell = self._cell(start)
             if cell is None:
-                yield from walk(self._chain.images, start, end)
+                for run in walk(self._images, start, end):
+                    self._walked[start // self._segment_size] += 1
+                    yield run
             else:
                 yield from cell.runs(self._layers, start, end)
             start = end
@@ -254,17 +272,12 @@ class ChainReader(io.RawIOBase):
         cell = self._cells.get(number)
         if cell is not None:
             return cell
-        if self._map is None:
-            self._map = self._chain.resolved()
-        segment = offset // self._map.segment_size
-        walks = self._walks.get(segment, 0)
-        if walks < WALKS_PER_SEGMENT:
-            if len(self._walks) >= _SEGMENTS_KEPT:
-                self._walks.clear()
-            self._walks[segment] = walks + 1
+        if self._walked[offset // self._segment_size] < RUNS_WALKED_MAX:
+            if len(self._walked) > _SEGMENTS_KEPT:
+                self._walked.clear()
             return None
         starts, layers, places = self._map.cell_runs(offset)
-        images = self._chain.images
+        images = self._images
         cell = _Cell(
             [*starts.tolist(), (number + 1) << self._cell_shift],
             [None if layer < 0 else images[layer].source for layer in layers.tolist()],
