@@ -28,14 +28,25 @@ class SideBySide:
     Attributes:
         offset, length: int64[n], guest bytes; the pieces tile the range.
         same: bool[n], whether both sides take the piece from one place, so that it must be equal.
-        zeros_a, zeros_b: bool[n], whether that side is known to read zeros there.
+        layer_a, file_offset_a, layer_b, file_offset_b: where either side takes it from, as in a plan.
     """
 
     offset: npt.NDArray[np.int64]
     length: npt.NDArray[np.int64]
     same: npt.NDArray[np.bool_]
-    zeros_a: npt.NDArray[np.bool_]
-    zeros_b: npt.NDArray[np.bool_]
+    layer_a: npt.NDArray[np.int16]
+    file_offset_a: Int64s
+    layer_b: npt.NDArray[np.int16]
+    file_offset_b: Int64s
+
+    def differing(self) -> Iterator[tuple[Run, Run]]:
+        """Both sides of each piece that is not the same."""
+        rows = np.flatnonzero(~self.same)
+        a = (self.offset, self.length, self.layer_a, self.file_offset_a)
+        b = (self.offset, self.length, self.layer_b, self.file_offset_b)
+        sides = (zip(*(column[rows].tolist() for column in columns)) for columns in (a, b))
+        for run_a, run_b in zip(*sides):
+            yield Run._make(run_a), Run._make(run_b)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +139,8 @@ def _differences(
     """
     offset, in_a, in_b = _joined_edges(a, b)
     layer_a, layer_b = a.layer[in_a], b.layer[in_b]
-    place_a = a.file_offset[in_a] + offset - a.offset[in_a]
-    place_b = b.file_offset[in_b] + offset - b.offset[in_b]
     held = (layer_a >= 0) & (layer_b >= 0)
-    same = held & (place_a == place_b)
+    same = held & (_places(a, in_a, offset) == _places(b, in_b, offset))
     same[held] &= file_of_a[layer_a[held]] == file_of_b[layer_b[held]]
     same |= (layer_a == layer_b) & ((layer_a == ZEROS) | (layer_a == UNHELD))
     lower, upper = np.minimum(layer_a, layer_b), np.maximum(layer_a, layer_b)
@@ -208,17 +217,23 @@ def _cut(
     a: ReadPlan, file_of_a: npt.NDArray[np.int64], b: ReadPlan, file_of_b: npt.NDArray[np.int64]
 ) -> SideBySide:
     offset, in_a, in_b = _joined_edges(a, b)
-    file_a, file_b = file_of_a[a.layer[in_a]], file_of_b[b.layer[in_b]]
-    place_a = a.file_offset[in_a] + offset - a.offset[in_a]
-    place_b = b.file_offset[in_b] + offset - b.offset[in_b]
-    zeros_a, zeros_b = file_a == ZEROS, file_b == ZEROS
+    layer_a, layer_b = a.layer[in_a], b.layer[in_b]
+    place_a, place_b = _places(a, in_a, offset), _places(b, in_b, offset)
+    file_a, file_b = file_of_a[layer_a], file_of_b[layer_b]
     return SideBySide(
         offset,
         np.diff(np.append(offset, a.stop)),
-        (zeros_a & zeros_b) | ((file_a == file_b) & (file_a >= 0) & (place_a == place_b)),
-        zeros_a,
-        zeros_b,
+        (file_a == file_b) & ((file_a == ZEROS) | (file_a >= 0)) & (place_a == place_b),
+        layer_a,
+        place_a,
+        layer_b,
+        place_b,
     )
+
+
+def _places(plan: ReadPlan, run: Int64s, offset: Int64s) -> Int64s:
+    """Where guest bytes ``offset``, each in run number ``run``, stand in their files; -1 as in a plan."""
+    return np.where(plan.layer[run] < 0, -1, plan.file_offset[run] + offset - plan.offset[run])
 
 
 def _joined_edges(a: ReadPlan, b: ReadPlan) -> tuple[Int64s, Int64s, Int64s]:

@@ -6,11 +6,12 @@ being read.  Everything else is read and compared, in bounded memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from vhdtool.chain.chain import Chain
+from vhdtool.chain.diff import side_by_side
 from vhdtool.chain.reader import require_readable
 from vhdtool.errors import EXIT_FOUND, CorruptError, ReadError
 from vhdtool.export.copy import (
@@ -114,11 +115,16 @@ def compare_contents(
     reporter = Reporter("compare", common, estimate=common, progress=progress, cancel=cancel)
     comparer = _Comparer()
     with watch.guarding():
-        pieces = _side_by_side(_parts(a, common), _parts(b, common))
-        for start, length, part_a, part_b in pieces:
-            reporter.update(start, start)
-            if not _is_same(part_a, part_b, length):
-                comparer.add(start, length, part_a, part_b)
+        sources_a, sources_b = ([image.source for image in chain.images] for chain in (a, b))
+        for window in side_by_side(a, b):
+            reporter.update(int(window.offset[0]), int(window.offset[0]))
+            for run_a, run_b in window.differing():
+                reporter.update(run_a.offset, run_a.offset)
+                for start, length, part_a, part_b in _in_step(
+                    run_a.offset, _parts_of(run_a, sources_a), _parts_of(run_b, sources_b)
+                ):
+                    if not _is_same(part_a, part_b, length):
+                        comparer.add(start, length, part_a, part_b)
         comparer.flush()
     watch.check()
     comparer.differs(common, common, larger - common)
@@ -147,27 +153,21 @@ class _Part:
         return _Part(self.length - count, self.source, self.file_offset + count)
 
 
-def _parts(chain: Chain, stop: int) -> Iterator[_Part]:
-    """The disk up to ``stop`` as parts in order, holes of the files taken for the zeros that they are."""
-    sources = [image.source for image in chain.images]
-    for plan in chain.windows(0, stop):
-        yield from _parts_of(plan, sources)
+def _parts_of(run: Run, sources: Sequence[ByteSource]) -> Iterator[_Part]:
+    """A run as parts in order, holes of the file taken for the zeros that they are."""
+    require_readable(run, sources[0].name)
+    if run.layer == ZEROS:
+        yield _Part(run.length, None, 0)
+        return
+    source = sources[run.layer]
+    for file_offset, length, is_data in data_and_holes(source, run.file_offset, run.length):
+        yield _Part(length, source if is_data else None, file_offset)
 
 
-def _parts_of(plan: Iterable[Run], sources: Sequence[ByteSource]) -> Iterator[_Part]:
-    for run in plan:
-        require_readable(run, sources[0].name)
-        if run.layer == ZEROS:
-            yield _Part(run.length, None, 0)
-            continue
-        source = sources[run.layer]
-        for file_offset, length, is_data in data_and_holes(source, run.file_offset, run.length):
-            yield _Part(length, source if is_data else None, file_offset)
-
-
-def _side_by_side(a: Iterator[_Part], b: Iterator[_Part]) -> Iterator[tuple[int, int, _Part, _Part]]:
-    """Guest offset, length and both sides of pieces that lie in one part of either."""
-    position = 0
+def _in_step(
+    position: int, a: Iterator[_Part], b: Iterator[_Part]
+) -> Iterator[tuple[int, int, _Part, _Part]]:
+    """Guest offset, length and both sides of pieces that lie in one part of either, from ``position`` on."""
     part_a, part_b = next(a, None), next(b, None)
     while part_a is not None and part_b is not None:
         length = min(part_a.length, part_b.length)
@@ -258,12 +258,17 @@ class _Comparer:
     def _note(self, length: int) -> None:
         import numpy as np
 
-        a, b = (np.frombuffer(side, np.uint8, length) for side in (self._a, self._b))
-        at = np.flatnonzero(a != b) + self._start
+        # Whole sectors: behind the end of what was read stands the same on both sides.
+        whole = -(-length // GRAIN) * GRAIN
+        self._view_a[length:whole] = self._view_b[length:whole]
+        a, b = (np.frombuffer(side, np.uint64, whole // 8) for side in (self._a, self._b))
+        sectors = np.flatnonzero((a != b).reshape(-1, GRAIN // 8).any(axis=1))
         if self.first is None:
-            self.first = int(at[0])
-        sectors = np.unique(at // GRAIN)
-        for run in np.split(sectors, np.flatnonzero(np.diff(sectors) > 1) + 1):
-            start = max(self._start, int(run[0]) * GRAIN)
-            stop = min(self._start + length, (int(run[-1]) + 1) * GRAIN)
-            self.differs(start, start, stop - start)
+            at = int(sectors[0]) * GRAIN
+            side_a, side_b = (np.frombuffer(side, np.uint8, GRAIN, at) for side in (self._a, self._b))
+            self.first = self._start + at + int(np.argmax(side_a != side_b))
+        edges = np.flatnonzero(np.diff(sectors) > 1) + 1
+        firsts, lasts = sectors[np.append(0, edges)], sectors[np.append(edges - 1, len(sectors) - 1)]
+        for first, last in zip(firsts.tolist(), lasts.tolist()):
+            stop = min(length, (last + 1) * GRAIN)
+            self.differs(self._start + first * GRAIN, self._start + first * GRAIN, stop - first * GRAIN)
