@@ -115,16 +115,15 @@ class BatReader:
 
     def windows(self) -> Iterator[tuple[int, int]]:
         """Ranges of whole chunks, in order, outside of which the table is a hole of the file."""
-        ratio, chunk_count = self.table.chunks.ratio, self.table.chunks.chunk_count
-        step = max(1, WINDOW_ENTRIES // (ratio + 1))
-        window_size = step * (ratio + 1) * chunk.ENTRY_SIZE
+        chunk_size = (self.table.chunks.ratio + 1) * chunk.ENTRY_SIZE
+        step = max(1, WINDOW_ENTRIES * chunk.ENTRY_SIZE // chunk_size)
         stop = self.offset + self.entry_count * chunk.ENTRY_SIZE
         following = 0
         for start, end in self._source.data_ranges(self.offset, stop):
-            first = max(following, (start - self.offset) // window_size)
-            following = max(following, (end - self.offset - 1) // window_size + 1)
-            for window in range(first, following):
-                yield window * step, min(chunk_count, (window + 1) * step)
+            first = max(following, (start - self.offset) // chunk_size)
+            following = max(following, (end - self.offset - 1) // chunk_size + 1)
+            for number in range(first, following, step):
+                yield number, min(following, self.table.chunks.chunk_count, number + step)
 
     def next_stored(self, block: int) -> int:
         """The first block from ``block`` on whose entry may not be zero; the block count if there is none."""
