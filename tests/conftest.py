@@ -34,6 +34,8 @@ settings.register_profile(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
+# For tests that run other tests in some mode.
+settings.register_profile("vhdtool-few", settings.get_profile("vhdtool"), max_examples=8)
 settings.load_profile("vhdtool")
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -48,4 +48,5 @@ def crc32c(data: bytes, crc: int = 0) -> int:
 
 def crc32c_without_field(data: bytes, offset: int) -> int:
     """CRC-32C of a structure whose own 4 checksum bytes at ``offset`` count as zero."""
-    return crc32c(data[offset + 4 :], crc32c(bytes(4), crc32c(data[:offset])))
+    result: int = _extend(_extend(0, data[:offset] + bytes(4)), data[offset + 4 :])
+    return result

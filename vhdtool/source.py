@@ -54,6 +54,17 @@ _OPEN_FLAGS: Final = (
 _DIRECT_PAGE: Final = 4096
 _DIRECT_BYTES_MAX: Final = 1 << 20
 
+_KINDS: Final = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFBLK: "a block device",
+    stat.S_IFCHR: "a character device",
+}
+
+FileKey = tuple[int, int]
+"""A file, whatever it is called: device and inode."""
+
 
 class ByteSource(Protocol):
     """Bytes that can be read by position, from several threads at once.
@@ -212,23 +223,21 @@ class FileSource(_Reader):
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = path if isinstance(path, Path) else Path(path)
         self.name = str(path)
+        place = str(self.path)
         self._descriptor = -1
-        status = self._stat()
-        self._require_regular(status)
+        self._require_regular(self._stat())
         try:
             try:
-                self._descriptor = os.open(self.path, _OPEN_FLAGS | _NO_ACCESS_TIME)
+                self._descriptor = os.open(place, _OPEN_FLAGS | _NO_ACCESS_TIME)
             except PermissionError:
-                self._descriptor = os.open(self.path, _OPEN_FLAGS)
-            status = os.fstat(self._descriptor)
+                self._descriptor = os.open(place, _OPEN_FLAGS)
+            self._status = os.fstat(self._descriptor)
         except OSError as error:
             raise self._failed(error, None, "") from error
-        self._require_regular(status)
-        self.size = status.st_size
-        self.opened_as = Fingerprint.of(status)
-        self.mtime = status.st_mtime
+        self._require_regular(self._status)
+        self.size = self._status.st_size
         # Without os.pread, seek and read share one file position: one thread at a time.
         self._lock = None if hasattr(os, "pread") else threading.Lock()
 
@@ -236,6 +245,21 @@ class FileSource(_Reader):
     def descriptor(self) -> int | None:
         """Of the open file; None where the platform has no positioned reading."""
         return self._descriptor if self._lock is None else None
+
+    @property
+    def key(self) -> FileKey:
+        """Which file it is, whatever it is called."""
+        return self._status.st_dev, self._status.st_ino
+
+    @property
+    def opened_as(self) -> Fingerprint:
+        """The file's state when it was opened."""
+        return Fingerprint.of(self._status)
+
+    @property
+    def mtime(self) -> float:
+        """When the file had last been written to as it was opened: seconds since 1970."""
+        return self._status.st_mtime
 
     def fingerprint(self) -> Fingerprint:
         """The file's state now; a file that was replaced under its name shows the new one's.
@@ -248,7 +272,8 @@ class FileSource(_Reader):
         return held if held.file == named.file else named
 
     def read_exact(self, offset: int, length: int, *, field: str) -> bytes:
-        self._check(offset, length, field)
+        if not 0 <= offset <= offset + length <= self.size:
+            self._check(offset, length, field)
         data = self._read(offset, length, field)
         if len(data) == length:
             return data
@@ -307,20 +332,13 @@ class FileSource(_Reader):
         if stat.S_ISREG(status.st_mode):
             return
         self.close()
-        kinds = {
-            stat.S_IFDIR: "a directory",
-            stat.S_IFIFO: "a FIFO",
-            stat.S_IFSOCK: "a socket",
-            stat.S_IFBLK: "a block device",
-            stat.S_IFCHR: "a character device",
-        }
         raise CorruptError(
             Finding(
                 "file.not_regular",
                 Severity.ERROR,
                 Location(self.name),
                 "this cannot be an image",
-                kinds.get(stat.S_IFMT(status.st_mode), "a special file"),
+                _KINDS.get(stat.S_IFMT(status.st_mode), "a special file"),
                 "a regular file",
             )
         )

@@ -245,6 +245,24 @@ BAT_ENTRY: build.Region = (BAT_REGION, BAT, MIB, 1)
 METADATA_ENTRY: build.Region = (METADATA_REGION, METADATA, MIB, 1)
 
 
+def test_tables_that_were_sound_in_one_file_are_judged_in_every_other_one() -> None:
+    image = a_vhdx()
+    log_on_metadata = with_headers(image, a_header(1), a_header(2, log_offset=METADATA))
+
+    assert found(image) == []
+    assert found(image[: BAT + 4 * KIB]) == [("vhdx.region.eof", ERROR)]
+    assert found(log_on_metadata) == [("vhdx.region.overlap", WARNING)]
+    assert found(image) == []
+
+
+def test_the_same_fault_in_two_files_is_found_in_both_and_names_each() -> None:
+    image = patched(a_vhdx(), METADATA + 12, b"\1")
+
+    for name in ("one.vhdx", "two.vhdx"):
+        (finding,) = open_vhdx(MemorySource(name, bytes(image)), OpenOptions()).findings
+        assert (finding.code, finding.location.file) == ("vhdx.metadata.reserved", name)
+
+
 @pytest.mark.parametrize("at", [REGIONS_1, REGIONS_2])
 def test_one_lost_region_table_is_a_warning(at: int) -> None:
     assert found(patched(a_vhdx(), at + 40, b"\xff", repair=False)) == [("vhdx.region.one", WARNING)]

@@ -81,6 +81,20 @@ def test_every_point_in_time_reads_as_its_flat_disk(
     points_of(tmp_path, recipe, Layout(image_format), check)
 
 
+@pytest.mark.parametrize("image_format", FORMATS, ids=str)
+def test_a_chain_without_payload_has_the_same_tables_and_reads_zeros(
+    image_format: ImageFormat, tmp_path: Path
+) -> None:
+    points_of(tmp_path / "whole", a_recipe(), Layout(image_format))
+    (tmp_path / "tables").mkdir()
+
+    *_, leaf = make_chain(tmp_path / "tables", a_recipe(), Layout(image_format), create, payload=False)
+
+    with open_chain(leaf) as tables, open_chain(tmp_path / "whole" / leaf.name) as whole:
+        assert list(tables.plan()) == list(whole.plan())
+        assert disk_of(tables) == bytes(whole.virtual_size) != disk_of(whole)
+
+
 @pytest.mark.parametrize(
     "layout",
     [

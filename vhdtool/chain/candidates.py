@@ -7,10 +7,10 @@ of trying, and whatever they are, nothing is raised and nothing of what is no im
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from vhdtool.chain.chain import FoundBy
 from vhdtool.chain.link import (
@@ -42,14 +42,11 @@ from vhdtool.formats.registry import (
     CLAIMING_SUFFIXES,
     has_more_pieces,
     open_image,
-    open_source,
+    open_recognised,
     recognise,
 )
 from vhdtool.model.identity import Identity, ImageFormat, ParentLink, PathKind
-from vhdtool.source import FileSource, files_of
-
-# A file, whatever it is called: device and inode.
-FileKey = tuple[int, int]
+from vhdtool.source import FileKey, FileSource, files_of
 
 AMBIGUOUS_SHOWN_MAX: Final = 4
 VHD_SET: Final = "a VHD Set"
@@ -69,7 +66,7 @@ def named_candidates(
         beside: the child's folder, or folders.
         tried: is told of every path that leads nowhere or is not followed.
     """
-    stored = list(_parsed(link, tried))
+    stored = _parsed(link, tried)
 
     def below(found_by: FoundBy, folder: Path, parts: Sequence[str]) -> Iterator[tuple[FoundBy, Path]]:
         found = False
@@ -103,8 +100,7 @@ def named_candidates(
                 yield from below(found_by, folder, parts)
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(NamedTuple):
     """What a file turned out to be.
 
     Attributes:
@@ -138,7 +134,7 @@ def open_candidate(path: Path, options: OpenOptions, wanted: ImageFormat | None 
         return Candidate(outcome=kind, is_file=False)
     except VhdtoolError as error:
         return Candidate(outcome="cannot be read", error=error)
-    key = source.opened_as.file
+    key = source.key
     format_: ImageFormat | None = None
     try:
         format_ = recognise(source)
@@ -147,8 +143,8 @@ def open_candidate(path: Path, options: OpenOptions, wanted: ImageFormat | None 
             return Candidate(None, format_, f"a {format_.upper()}", key=key)
         if format_ is None or has_more_pieces(source, format_):
             source.close()
-            return replace(_open_pieces(path, options, wanted), key=key)
-        return Candidate(open_source(source, options), format_, key=key)
+            return _open_pieces(path, options, wanted)._replace(key=key)
+        return Candidate(open_recognised(format_, source, options), format_, key=key)
     except VhdtoolError as error:
         source.close()
         return Candidate(None, format_, "refused", error, key=key)
@@ -229,7 +225,9 @@ def folders_of(path: Path) -> tuple[Path, ...]:
     """
     given = path.parent
     try:
-        real = Path(os.path.realpath(path)).parent if path.is_symlink() else given
+        if not stat.S_ISLNK(os.lstat(path).st_mode):
+            return (given,)
+        real = Path(os.path.realpath(path)).parent
         return (given,) if real == given or real.samefile(given) else (given, real)
     except (OSError, ValueError):
         return (given,)
@@ -237,17 +235,21 @@ def folders_of(path: Path) -> tuple[Path, ...]:
 
 def file_keys(image: DiskImage) -> list[FileKey]:
     """The files of ``image``, whatever they are called."""
-    return [file.opened_as.file for file in files_of(image.source)]
+    return [file.key for file in files_of(image.source)]
 
 
-def _parsed(link: ParentLink, tried: Tried) -> Iterator[tuple[PathKind, StoredPath]]:
+def _parsed(link: ParentLink, tried: Tried) -> list[tuple[PathKind, StoredPath]]:
+    parsed = []
     for candidate in link.paths:
         # The path of a file:// URL, which the format's reader took out of it: the only one not Windows'.
         is_url = candidate.locator == "MacX" and candidate.path[:1] == "/" != candidate.path[1:2]
         try:
-            yield candidate.kind, (parse_url_path if is_url else parse_path)(candidate.path)
+            path = parse_url_path(candidate.path) if is_url else parse_path(candidate.path)
         except RefusedPathError as fault:
             tried.add(candidate.path, f"not followed: {fault}")
+        else:
+            parsed.append((candidate.kind, path))
+    return parsed
 
 
 def _usable(path: StoredPath, tried: Tried) -> bool:

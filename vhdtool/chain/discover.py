@@ -23,12 +23,11 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from vhdtool.chain.candidates import (
     AMBIGUOUS_SHOWN_MAX,
     Candidate,
-    FileKey,
     IdentityIndex,
     file_keys,
     folders_of,
@@ -65,6 +64,7 @@ from vhdtool.errors import (
 from vhdtool.formats.image import DiskImage, OpenOptions
 from vhdtool.formats.registry import CLAIMING_SUFFIXES, open_image
 from vhdtool.model.identity import DiskType, Identity, ImageFormat
+from vhdtool.source import FileKey
 
 AnyPath = str | os.PathLike[str]
 
@@ -130,8 +130,7 @@ def open_chain(
         raise
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """What came of following one image's link; ``image`` is its open parent, None where the chain ends."""
 
     link: LinkVerdict
@@ -181,7 +180,7 @@ class _Search:
     child: ImageFacts
     wanted: tuple[Identity, ...]
     tried: Tried = field(default_factory=Tried)
-    seen: set[Path] = field(default_factory=set)
+    seen: set[str] = field(default_factory=set)
     wrong: list[tuple[FoundBy, Path, ImageFacts, bool]] = field(default_factory=list)
     refused: list[tuple[Path, VhdtoolError]] = field(default_factory=list)
     others: list[tuple[Path, Candidate]] = field(default_factory=list)
@@ -204,12 +203,13 @@ class ParentFinder:
         self._allow_mismatch = allow_mismatch
         self._folders = Folders()
         self._index = IdentityIndex(options)
+        self._latest: tuple[DiskImage, ImageFacts] | None = None
 
     def follow(self, image: DiskImage, path: Path, trail: Trail) -> Step:
         """Find and open the parent of ``image``, the last layer of ``trail``."""
         if image.type is not DiskType.DIFFERENCING:
             return Step(LinkVerdict.BASE)
-        child = ImageFacts.of(image)
+        child = self._facts(image)
         search = _Search(child, wanted_identities(image.parent))
         if trail.depth >= DEPTH_MAX:
             return Step(LinkVerdict.MISSING, (depth_finding(child),))
@@ -244,9 +244,10 @@ class ParentFinder:
 
     def _accept(self, search: _Search, trail: Trail, found_by: FoundBy, path: Path) -> DiskImage | None:
         """Open ``path`` if it is what the child was made from; otherwise remember why not."""
-        if path in search.seen:
+        name = str(path)
+        if name in search.seen:
             return None
-        search.seen.add(path)
+        search.seen.add(name)
         candidate = open_candidate(path, self.options, search.child.format)
         parent = candidate.image
         if parent is None:
@@ -268,8 +269,15 @@ class ParentFinder:
     def _linked(
         self, child: ImageFacts, parent: DiskImage, path: Path, found_by: FoundBy, tried: str = ""
     ) -> Step:
-        link, findings = judge_link(child, parent, allow_mismatch=self._allow_mismatch, tried=tried)
+        facts = self._facts(parent)
+        link, findings = judge_link(child, facts, allow_mismatch=self._allow_mismatch, tried=tried)
         return Step(link, findings, parent, path, found_by)
+
+    def _facts(self, image: DiskImage) -> ImageFacts:
+        """The facts about ``image``; a parent is the next link's child."""
+        if self._latest is None or self._latest[0] is not image:
+            self._latest = image, ImageFacts.of(image)
+        return self._latest[1]
 
     def _not_found(self, search: _Search) -> Step:
         """What to say when nothing was accepted: the nearest thing to a parent first."""

@@ -31,6 +31,7 @@ from vhdtool.model.state import DAMAGED, STATE_BITS, UNHELD, ZEROS, BlockState
 
 if TYPE_CHECKING:
     from vhdtool.formats.image import DiskImage
+    from vhdtool.source import ByteSource
 
 # A window has this many cells, or fewer where layers store more than so many rows of them.
 CELLS_PER_WINDOW: Final = 1 << 16
@@ -39,6 +40,7 @@ ROWS_PER_WINDOW: Final = 1 << 20
 BITMAP_BYTES_PER_BATCH: Final = 4 << 20
 # Deep chains get larger batches: in each a layer is asked once for its bitmaps, which should be worth it.
 BITMAPS_PER_LAYER_AND_BATCH: Final = 64
+BITMAP_BYTES_PER_BATCH_MAX: Final = 16 << 20
 RUNS_PER_PLAN: Final = 1 << 18
 
 
@@ -144,6 +146,8 @@ def _resolve(
             continue
         yield from window.resolved(machine)
         position = end
+        if len(window.rows.cell) < ROWS_PER_WINDOW // 8:
+            cells = min(2 * cells, CELLS_PER_WINDOW)
 
 
 def _nothing(start: int, stop: int, nobody: int, depth: int) -> Resolved:
@@ -219,7 +223,7 @@ class _Window:
         self.file_offset = np.full(self.count, -1, np.int64)
         self.probes = np.full(self.count, len(images), np.int16)
         # A file and the bit order of its bitmaps, for each layer whose bitmaps stand in a plain one.
-        self.descriptors = np.full(len(images) + 1, NO_FILE, np.int32)
+        self.files: list[ByteSource | None] = [None] * (len(images) + 1)
         self.is_msb_first = np.zeros(len(images) + 1, np.bool_)
 
     # ------------------------------------------------------------ blocks
@@ -288,10 +292,14 @@ class _Window:
         blocks = image.stored(self.first // ratio, -(-(self.first + self.count) // ratio))
         if ratio == 1:
             return blocks.block - self.first, blocks.entry, np.zeros(len(blocks.block), np.int64)
-        cell = (blocks.block[:, None] * ratio + np.arange(ratio)).reshape(-1) - self.first
-        inside = np.flatnonzero((cell >= 0) & (cell < self.count))
-        within = np.tile(np.arange(ratio, dtype=np.int64) * self.cell_size, len(blocks.block))
-        return cell[inside], np.repeat(blocks.entry, ratio)[inside], within[inside]
+        # Blocks may be far larger than the window: only their cells that lie in it are spelled out.
+        begin = blocks.block * ratio - self.first
+        low, high = np.maximum(begin, 0), np.minimum(begin + ratio, self.count)
+        cells = high - low
+        before = np.cumsum(cells) - cells
+        cell = np.arange(int(cells.sum())) + np.repeat(low - before, cells)
+        within = (cell - np.repeat(begin, cells)) * self.cell_size
+        return cell, np.repeat(blocks.entry, cells), within
 
     def _bitmap_places(self, depth: int, cell: Int64s, block_offset: Int64s) -> Int64s | int:
         """Where the bitmaps of partial cells stand, if that can be said."""
@@ -301,7 +309,7 @@ class _Window:
         places = self.images[depth].bitmap_places((cell + self.first) * self.sectors_per_cell, block_offset)
         if places is None:
             return _UNPLACED
-        self.descriptors[depth] = places.descriptor
+        self.files[depth] = places.source
         self.is_msb_first[depth] = places.is_msb_first
         return places.place
 
@@ -324,8 +332,11 @@ class _Window:
 
     def _batches(self, group_first: Int64s) -> Iterator[tuple[int, int]]:
         """Ranges of groups whose bitmaps are in memory together; at least one range, maybe empty."""
-        rows_max = BITMAP_BYTES_PER_BATCH // (8 * self.words_per_cell)
-        rows_max = max(rows_max, BITMAPS_PER_LAYER_AND_BATCH * len(self.images))
+        row_bytes = 8 * self.words_per_cell
+        rows_max = min(
+            BITMAPS_PER_LAYER_AND_BATCH * len(self.images), BITMAP_BYTES_PER_BATCH_MAX // row_bytes
+        )
+        rows_max = max(rows_max, BITMAP_BYTES_PER_BATCH // row_bytes)
         group_count = len(group_first) - 1
         first = 0
         while True:
@@ -371,8 +382,10 @@ class _Window:
             # Layer by layer neighbours are read together, which saves more than it costs.
             missing = np.flatnonzero(rows.bitmap != _SETTLES)
         elif len(placed):
+            numbers = [None if file is None else file.descriptor for file in self.files]
+            descriptors = np.array([NO_FILE if one is None else one for one in numbers], np.int32)
             done = machine.read_pieces(
-                self.descriptors[rows.depth[placed]],
+                descriptors[rows.depth[placed]],
                 rows.bitmap[placed],
                 np.full(len(placed), width, np.int64),
                 placed * bits.shape[1],

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 from vhdtool.chain.chain import DEPTH_MAX, LinkVerdict
 from vhdtool.errors import (
@@ -32,8 +32,7 @@ TRIED_SHOWN_MAX: Final = 24
 TRIED_PATH_LENGTH_MAX: Final = 160
 
 
-@dataclass(frozen=True, slots=True)
-class ImageFacts:
+class ImageFacts(NamedTuple):
     """What a link is judged by; outlives the image's file.
 
     Attributes:
@@ -64,7 +63,7 @@ class ImageFacts:
             image.disk_id,
             image.write_id,
             image.parent,
-            max((file.mtime for file in files), default=None),
+            max([file.mtime for file in files], default=None),
         )
 
 
@@ -147,7 +146,7 @@ def judge_link(
 
 def wanted_identities(link: ParentLink | None) -> tuple[Identity, ...]:
     """The identities of which a parent must carry one.  Zeros are none: every nameless disk carries them."""
-    return tuple(identity for identity in link.identities if not identity.is_null) if link else ()
+    return tuple([identity for identity in link.identities if not identity.is_null]) if link else ()
 
 
 def identity_key(image: DiskImage | ImageFacts) -> IdentityKey | None:

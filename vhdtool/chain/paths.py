@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 # The longest path that Windows itself can hold, in UTF-16 units; nobody wrote a longer one in good faith.
 PATH_LENGTH_MAX: Final = 32_767
@@ -59,8 +59,7 @@ class RefusedPathError(Exception):
     """A stored path that no part of is used; ``str()`` says why in a clause."""
 
 
-@dataclass(frozen=True, slots=True)
-class StoredPath:
+class StoredPath(NamedTuple):
     """A path taken apart.
 
     Attributes:
@@ -140,7 +139,10 @@ def component_fault(part: str) -> str:
 
 def path_fault(parts: Iterable[str]) -> str:
     """The first fault of any of ``parts``, empty when there is none."""
-    return next(filter(None, map(component_fault, parts)), "")
+    for part in parts:
+        if fault := component_fault(part):
+            return fault
+    return ""
 
 
 def fold(name: str) -> str:
@@ -214,6 +216,16 @@ class Folders:
         Lazy: a folder is listed only when the exact name is not there, or when more is asked for.
         ``parts`` must be without fault; ``..`` goes to the folder above, also out of a symbolic link.
         """
+        exact = folder.joinpath(*parts)
+        is_exact = ".." not in parts and os.path.lexists(exact)
+        if is_exact:
+            yield exact
+        for path in self._search(folder, parts):
+            if not is_exact or path != exact:
+                yield path
+
+    def _search(self, folder: Path, parts: Sequence[str]) -> Iterator[Path]:
+        """Every path that ``parts`` may mean, exact names first."""
         steps = 0
         trail: list[Iterator[Path]] = [iter((folder,))]
         while trail and steps < STEPS_MAX:

@@ -38,7 +38,8 @@ KIND_BITS: Final = 2
 GRAIN_BITS: Final = 5
 MISSING: Final = -128
 
-BYTES_MAX: Final = 256 << 20
+# While it grows, what was there and what follows are in memory together.
+BYTES_MAX: Final = 128 << 20
 _CELLS_PER_SEGMENT: Final = 64
 _SEGMENT_SIZE_MAX: Final = 128 << 20
 _SEGMENTS_MAX: Final = 1 << 20
@@ -46,6 +47,7 @@ _SEGMENTS_MAX: Final = 1 << 20
 _CELLS_AT_ONCE: Final = 1 << 14
 _CELLS_AT_ONCE_MIN: Final = 1 << 11
 _RUNS_AT_ONCE: Final = 1 << 18
+_RUNS_AT_ONCE_MAX: Final = 1 << 19
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -120,8 +122,7 @@ class ResolvedMap:
         if not 0 <= start <= stop <= self._size:
             raise ValueError(f"range {start}..{stop} is not inside the disk of {self._size} bytes")
         shift = self._segment_shift
-        with self._lock:
-            self._add(np.arange(start >> shift, -(-stop >> shift), dtype=np.int64))
+        self._added(np.arange(start >> shift, -(-stop >> shift), dtype=np.int64))
 
     def lookup(self, offsets: npt.ArrayLike) -> tuple[npt.NDArray[np.int16], Int64s]:
         """Layers and file offsets of guest bytes.
@@ -163,12 +164,13 @@ class ResolvedMap:
         Raises:
             ValueError: the offset is outside of the disk.
         """
-        self.lookup([offset])  # so that the segment is there
+        if not 0 <= offset < self._size:
+            raise ValueError(f"offset {offset} is not inside the disk of {self._size} bytes")
         tables = self._tables
-        cell = offset >> self._cell_shift
-        first = int(tables.segment_first[offset >> self._segment_shift])
-        if first < 0:  # forgotten meanwhile, by another thread
-            return self.cell_runs(offset)
+        cell, segment = offset >> self._cell_shift, offset >> self._segment_shift
+        if tables.segment_first[segment] < 0:
+            tables = self._added(np.array([segment]))
+        first = int(tables.segment_first[segment])
         entry = int(tables.cells.buffer[first + cell % self._cells_per_segment])
         word, shift = entry >> GRAIN_BITS, self._sector_shift + (entry & ((1 << GRAIN_BITS) - 1))
         count = max(1, self.cell_size >> shift >> 6)
@@ -208,8 +210,7 @@ class ResolvedMap:
         Raises:
             ValueError: an offset is outside of the disk.
         """
-        tables = self._tables
-        found = look(wanted, *tables.columns, *columns)
+        found = look(wanted, *self._tables.columns, *columns)
         if found < 0:
             raise ValueError(f"an offset is not inside the disk of {self._size} bytes")
         if found == 0:
@@ -217,14 +218,18 @@ class ResolvedMap:
         todo = np.flatnonzero(missing == MISSING)
         while len(todo):
             segments = np.unique(wanted[todo] >> self._segment_shift)
-            with self._lock:
-                # As many as there is room for: the others are still missing, and come next.
-                tables = self._add(segments)
             parts = [np.empty(len(todo), column.dtype) for column in columns]
-            look(wanted[todo], *tables.columns, *parts)
+            # As many as there is room for: the others are still missing, and come next.  No name holds the
+            # tables, or they would stay in memory beside those that follow when they are forgotten.
+            look(wanted[todo], *self._added(segments).columns, *parts)
             for column, part in zip(columns, parts):
                 column[todo] = part
             todo = todo[missing[todo] == MISSING]
+
+    def _added(self, segments: Int64s) -> _Tables:
+        """As ``_add``, one thread after the other."""
+        with self._lock:
+            return self._add(segments)
 
     def _add(self, segments: Int64s) -> _Tables:
         """Resolve those of ``segments`` (ascending) that are not there, one at least, until the map is full.
@@ -253,15 +258,16 @@ class ResolvedMap:
                 tables = tables.with_nothing(first, empty, probes)
                 i = int(np.searchsorted(segments, empty))
                 continue
-            count = min(at_once, int(ends[np.searchsorted(ends, i, side="right")]) - i)
-            index = self._index(first, first + count, engine)
+            at_most = min(at_once, int(ends[np.searchsorted(ends, i, side="right")]) - i)
+            index = self._index(first, first + at_most, engine)
             tables = tables.extended(first, index)
+            count = -(-len(index.cells) // self._cells_per_segment)
             i += count
             # So that what is in memory at a time is neither much nor next to nothing.
-            if len(index.origins) < _RUNS_AT_ONCE:
-                at_once = min(2 * at_once, max(1, _CELLS_AT_ONCE // self._cells_per_segment))
-            elif len(index.origins) > 4 * _RUNS_AT_ONCE:
+            if count < at_most:
                 at_once = max(1, at_once // 2)
+            elif len(index.origins) < _RUNS_AT_ONCE:
+                at_once = min(2 * at_once, max(1, _CELLS_AT_ONCE // self._cells_per_segment))
         self._tables = tables
         return tables
 
@@ -279,10 +285,19 @@ class ResolvedMap:
         return whole >> self._segment_shift, asked
 
     def _index(self, first: int, last: int, engine: Engine) -> _Index:
-        """The index of segments ``[first, last)``."""
+        """The index of segments ``[first, last)``, or of fewer, one at least, when they have many runs."""
         start, stop = first << self._segment_shift, min(self._size, last << self._segment_shift)
+        windows, run_count = [], 0
+        for window in resolve(self._images, start, stop, engine=engine):
+            windows.append(window)
+            run_count += len(window.offset)
+            whole = int(window.offset[-1] + window.length[-1]) >> self._segment_shift
+            if run_count >= _RUNS_AT_ONCE_MAX and first < whole < last:
+                stop = whole << self._segment_shift
+                windows = [window.clipped(start, stop) for window in windows]
+                break
         cell_count = -(-(stop - start) >> self._cell_shift)
-        runs = _Runs.of(list(resolve(self._images, start, stop, engine=engine)), self._cell_shift)
+        runs = _Runs.of(windows, self._cell_shift)
         cell = (runs.offset - start) >> self._cell_shift
         begin = (runs.offset & (self.cell_size - 1)) >> self._sector_shift
         first_of_cell = np.searchsorted(cell, np.arange(cell_count))

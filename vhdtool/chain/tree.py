@@ -27,7 +27,6 @@ from vhdtool.chain.candidates import (
     AMBIGUOUS_SHOWN_MAX,
     VHD_SET,
     Candidate,
-    FileKey,
     file_keys,
     folders_of,
     named_candidates,
@@ -62,6 +61,7 @@ from vhdtool.errors import (
 from vhdtool.formats.image import OpenOptions
 from vhdtool.formats.registry import CLAIMING_SUFFIXES
 from vhdtool.model.identity import DiskType, Identity, ImageFormat
+from vhdtool.source import FileKey
 
 # How many paths one finding names.
 PATHS_SHOWN_MAX: Final = 8

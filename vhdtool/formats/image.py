@@ -64,12 +64,13 @@ class BitmapPlaces:
     """Where pieces of sector bitmaps stand in a plain file.
 
     Attributes:
-        descriptor: of the open file.
+        source: the file.  Its descriptor is asked for when it is read, not before: once it is closed, the
+            number may be another file's.
         place: int64[k], bytes from the file's start.
         is_msb_first: whether a byte's first sector is its most significant bit.
     """
 
-    descriptor: int
+    source: ByteSource
     place: npt.NDArray[np.int64]
     is_msb_first: bool
 

@@ -22,11 +22,13 @@ def parser_of(shape: Any, byteorder: Literal["<", ">"]) -> Callable[..., Any]:
         part.subcon.fmtstr[1:] if hasattr(part.subcon, "fmtstr") else f"{part.sizeof()}s"
         for part in shape.subcons
     ]
-    unpack_from = struct.Struct(byteorder + "".join(formats)).unpack_from
-    assert struct.calcsize(byteorder + "".join(formats)) == shape.sizeof()
+    packed = struct.Struct(byteorder + "".join(formats))
+    assert packed.size == shape.sizeof()
+    unpack_from = packed.unpack_from
     fields = namedtuple("Parsed", [part.name for part in shape.subcons])  # type: ignore[misc]
+    make = tuple.__new__  # what fields._make does after counting
 
     def parse(data: bytes, offset: int = 0) -> Any:
-        return fields._make(unpack_from(data, offset))
+        return make(fields, unpack_from(data, offset))
 
     return parse

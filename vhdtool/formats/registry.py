@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -38,20 +39,15 @@ def open_source(source: ByteSource, options: OpenOptions | None = None, *, raw: 
     Raises:
         FormatError: it is no image, or cannot be parsed at all.
     """
-    return _open_as(recognise(source), source, options or OpenOptions(), raw=raw)
+    return open_recognised(recognise(source), source, options or OpenOptions(), raw=raw)
 
 
-def _open_as(
-    recognised: ImageFormat | None, source: ByteSource, options: OpenOptions, *, raw: bool
+def open_recognised(
+    recognised: ImageFormat | None, source: ByteSource, options: OpenOptions, *, raw: bool = False
 ) -> DiskImage:
-    if recognised is ImageFormat.VHDX:
-        from vhdtool.formats.vhdx.image import open_vhdx
-
-        return open_vhdx(source, options)
-    if recognised is ImageFormat.VHD:
-        from vhdtool.formats.vhd.image import open_vhd
-
-        return open_vhd(source, options)
+    """As ``open_source``, for who has called ``recognise`` already."""
+    if recognised is not None:
+        return _reader_of(recognised)(source, options)
     log = FindingLog(source.name)
     if source.read_exact(0, min(8, source.size), field="signature") == _VHD_SET_SIGNATURE:
         log.refuse(
@@ -69,13 +65,23 @@ def _open_as(
 
     if find_valid_header(source):
         # A VHDX whose identifier was destroyed: its own reader says so.
-        from vhdtool.formats.vhdx.image import open_vhdx
-
-        return open_vhdx(source, options)
+        return _reader_of(ImageFormat.VHDX)(source, options)
     # Nothing of the content is quoted: the file may be anything, and anybody's.
     log.refuse(
         "image.unknown", "neither a VHD nor a VHDX signature in this file", expected="conectix or vhdxfile"
     )
+
+
+@cache
+def _reader_of(format_: ImageFormat) -> Callable[[ByteSource, OpenOptions], DiskImage]:
+    """Who opens images of a format; imported when there is one to open."""
+    if format_ is ImageFormat.VHDX:
+        from vhdtool.formats.vhdx.image import open_vhdx
+
+        return open_vhdx
+    from vhdtool.formats.vhd.image import open_vhd
+
+    return open_vhd
 
 
 def open_image(
@@ -103,7 +109,7 @@ def open_image(
         if recognised is None or has_more_pieces(source, recognised):
             source = _with_split_parts(source, recognised)
             recognised = recognise(source)
-        image = _open_as(recognised, source, options or OpenOptions(), raw=raw)
+        image = open_recognised(recognised, source, options or OpenOptions(), raw=raw)
         if strict:
             raise_first_error(image.findings)
     except BaseException:
@@ -117,12 +123,12 @@ def has_more_pieces(source: ByteSource, recognised: ImageFormat | None) -> bool:
 
     A split dynamic disk carries a footer all the same: the copy at the start of its first piece.
     """
-    from vhdtool.formats.vhd.footer import has_cookie_at_end
-
     if recognised is ImageFormat.VHDX or not isinstance(source, FileSource):
         return False
     if source.path.suffix.lower() != ".vhd":
         return False
+    from vhdtool.formats.vhd.footer import has_cookie_at_end
+
     return not has_cookie_at_end(source) and _piece(source.path, 1) is not None
 
 

@@ -9,19 +9,23 @@ Raises on import:
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import llvmlite.binding
+import numba
 import numpy as np
 import numpy.typing as npt
 from numba import types
 
 from vhdtool.kernels.compiled import kernel
 
+if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
+    raise ImportError("only compiled kernels can call pread")
 if sys.maxsize < 1 << 32 or llvmlite.binding.address_of_symbol("pread") is None:
     raise ImportError("this platform has no pread that kernels could call")
 
 # Addresses pass as integers.  An external function, unlike a pointer from ctypes, can be cached.
-pread = types.ExternalFunction("pread", types.intp(types.int32, types.intp, types.uintp, types.int64))
+pread: Any = types.ExternalFunction("pread", types.intp(types.int32, types.intp, types.uintp, types.int64))
 
 NO_FILE = -1
 ZERO_FILL = -2
@@ -54,4 +58,4 @@ def read_pieces(
         elif descriptor == NO_FILE:
             done[i] = False
         else:
-            done[i] = pread(descriptor, out.ctypes.data + starts[i], count, places[i]) == count
+            done[i] = pread(descriptor, out.ctypes.data + np.uint64(starts[i]), count, places[i]) == count

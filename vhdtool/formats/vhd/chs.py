@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 _SECTORS_MAX: Final = 65535 * 16 * 255
@@ -26,6 +27,7 @@ class Chs(NamedTuple):
 GEOMETRY_MAX: Final = Chs(65535, 16, 255)
 
 
+@lru_cache(maxsize=64)
 def geometry_of(virtual_size: int) -> Chs:
     """The geometry for a disk of ``virtual_size`` bytes: the largest that is not larger than the disk."""
     sectors = min(virtual_size // 512, _SECTORS_MAX)

@@ -13,9 +13,8 @@ The order of the search is that of libvhd (blktap); qemu's is the reverse and ne
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from vhdtool.errors import EXIT_CORRUPT, EXIT_UNSUPPORTED, FindingLog, Severity, printable
 from vhdtool.formats.image import Section
@@ -54,6 +53,8 @@ _SECONDS_TO_2000: Final = 946_684_800
 # Larger sizes would not fit a block map, which shifts offsets of 63 bits by three.
 _SIZE_PARSED_MAX: Final = 1 << 59
 
+_RESERVED: Final = bytes(427)
+
 _FIELDS: Final = (
     ("Cookie", "cookie"),
     ("Features", "features"),
@@ -81,8 +82,7 @@ _HEX_FIELDS: Final = frozenset(
 Byteorder = Literal["little", "big"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Footer:
+class Footer(NamedTuple):
     """A checked footer.  Sizes and offsets are bytes.
 
     Attributes:
@@ -183,9 +183,10 @@ def has_footer_cookie(source: ByteSource) -> bool:
 
 def has_cookie_at_end(source: ByteSource) -> bool:
     """Whether a footer's cookie stands where a footer does, sound or not; the copy in front is none."""
-    return any(
-        source.read_exact(offset, 8, field="cookie") in _COOKIES for offset in _end_offsets(source.size)
-    )
+    for offset in _end_offsets(source.size):
+        if source.read_exact(offset, 8, field="cookie") in _COOKIES:
+            return True
+    return False
 
 
 def _end_offsets(size: int) -> list[int]:
@@ -205,30 +206,41 @@ class _Candidate:
         self.length = min(layout.FOOTER_SIZE, source.size - offset)
         # The byte that a short footer lacks counts as zero.
         self.raw = source.read_exact(offset, self.length, field="footer").ljust(layout.FOOTER_SIZE, b"\0")
-        self.has_cookie = self.raw[:8] in _COOKIES
-        self.checksum = int.from_bytes(self.raw[64:68], "big")
-        self.computed = layout.byte_sum_checksum(self.raw, 64)
-        self.major = int.from_bytes(self.raw[12:14], "big")
-        self.type = int.from_bytes(self.raw[60:64], "big")
+        self.fields = layout.parse_footer(self.raw)
+        self.has_cookie = self.fields.cookie in _COOKIES
+        self.major = self.fields.file_format_version >> 16
+
+    @property
+    def checksum_found(self) -> str:
+        return f"{self.fields.checksum:#010x}"
+
+    @property
+    def checksum_expected(self) -> str:
+        return f"{self._checksum():#010x}"
+
+    @property
+    def has_checksum(self) -> bool:
+        """Whether its checksum is right."""
+        return bool(self.fields.checksum == self._checksum())
 
     @property
     def is_eligible(self) -> bool:
         """Whether it can be a footer: the front of a fixed disk is the guest's."""
-        may_be_copy = self.type in (layout.DISK_TYPE_DYNAMIC, layout.DISK_TYPE_DIFFERENCING)
+        may_be_copy = self.fields.disk_type in (layout.DISK_TYPE_DYNAMIC, layout.DISK_TYPE_DIFFERENCING)
         return self.has_cookie and (may_be_copy or not self.is_copy)
 
     @property
     def is_valid(self) -> bool:
-        return self.is_eligible and self.checksum == self.computed and self.major == 1
+        return self.is_eligible and self.major == 1 and self.has_checksum
 
     @property
     def is_plausible(self) -> bool:
         """Whether it is believable but for its checksum."""
-        size = int.from_bytes(self.raw[48:56], "big")
+        size = self.fields.current_size
         return (
             self.is_eligible
             and self.major == 1
-            and self.type in _DISK_TYPES
+            and self.fields.disk_type in _DISK_TYPES
             and 0 < size <= layout.VIRTUAL_SIZE_MAX
             and size % layout.SECTOR_SIZE == 0
         )
@@ -238,11 +250,14 @@ class _Candidate:
         """Field, what was found and what was expected, of the first thing wrong."""
         if not self.has_cookie:
             return "cookie", "something else", "conectix"
-        if self.checksum != self.computed:
-            return "checksum", f"{self.checksum:#010x}", f"{self.computed:#010x}"
+        if not self.has_checksum:
+            return "checksum", self.checksum_found, self.checksum_expected
         if self.major != 1:
             return "file_format_version", f"major version {self.major}", "1"
-        return "disk_type", str(self.type), "3 or 4"
+        return "disk_type", str(self.fields.disk_type), "3 or 4"
+
+    def _checksum(self) -> int:
+        return layout.byte_sum_checksum(self.raw, layout.FOOTER_OFFSETS["checksum"])
 
 
 def read_footer(source: ByteSource, log: FindingLog, *, ignore_checksums: bool = False) -> Footer:
@@ -260,7 +275,7 @@ def read_footer(source: ByteSource, log: FindingLog, *, ignore_checksums: bool =
     chosen = next((candidate for candidate in candidates if candidate.is_valid), None)
     if chosen is None:
         chosen = _take_without_checksum(source, candidates, log, ignore_checksums)
-    parsed = layout.parse_footer(chosen.raw)
+    parsed = chosen.fields
     disk_type = _judge_type(chosen, parsed, log)
     _judge_fields(chosen, parsed, log)
     virtual_size = _judge_size(chosen, parsed, log)
@@ -305,8 +320,8 @@ def _take_without_checksum(
             + (", accepted on request" if ignore_checksums else ""),
             offset=chosen.offset + 64,
             field="footer.checksum",
-            found=f"{chosen.checksum:#010x}",
-            expected=f"{chosen.computed:#010x}",
+            found=chosen.checksum_found,
+            expected=chosen.checksum_expected,
         )
         return chosen
     with_cookie = [candidate for candidate in candidates if candidate.is_eligible]
@@ -319,7 +334,7 @@ def _take_without_checksum(
             expected="conectix",
         )
     # A checksum that is right says that the version is what was meant.
-    meant = next((c for c in with_cookie if c.checksum == c.computed), with_cookie[0])
+    meant = next((c for c in with_cookie if c.has_checksum), with_cookie[0])
     field, found, expected = meant.fault
     code = "vhd.footer.version" if field == "file_format_version" else "vhd.footer.checksum"
     log.refuse(
@@ -450,7 +465,7 @@ def _judge_fields(chosen: _Candidate, parsed: Any, log: FindingLog) -> None:
             parsed.saved_state,
             "0x0 or 0x1",
         )
-    if any(parsed.reserved):
+    if parsed.reserved != _RESERVED:
         hidden = application.startswith(b"tap") and parsed.reserved[0] == 1 and not any(parsed.reserved[1:])
         what = "hidden, says Xen" if hidden else "reserved bytes are not zero"
         at = chosen.offset + 85 + next(i for i, byte in enumerate(parsed.reserved) if byte)
@@ -646,7 +661,7 @@ def _judge_front(chosen: _Candidate, front: _Candidate, log: FindingLog) -> str:
             expected=expected,
         )
         return "bad"
-    first, second = layout.parse_footer(front.raw), layout.parse_footer(chosen.raw)
+    first, second = front.fields, chosen.fields
     fields = [name for name in layout.FOOTER_OFFSETS if getattr(first, name) != getattr(second, name)]
     # tapdisk 0.1 and 1.1 hid a disk in the footer at the end only.
     is_hidden = (

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from vhdtool.errors import EXIT_UNSUPPORTED, FindingLog, Severity, printable
 from vhdtool.formats.image import Section
@@ -15,10 +14,10 @@ from vhdtool.model.identity import DiskType, Identity, ParentLink, utc_from_2000
 from vhdtool.source import ByteSource
 
 _TAPDISK_0_1: Final = 0x0000_0001
+_RESERVED_2: Final = bytes(256)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class DynamicHeader:
+class DynamicHeader(NamedTuple):
     """A checked dynamic header.  Sizes and offsets are bytes.
 
     Attributes:
@@ -118,7 +117,7 @@ def read_header(
         note.warning("vhd.header.next", "a next header", "data_offset", found, layout.ALL_ONES_64)
     if parsed.reserved:
         note.info("vhd.reserved.nonzero", "reserved bytes are not zero", "reserved", parsed.reserved, 0)
-    if any(parsed.reserved_2):
+    if parsed.reserved_2 != _RESERVED_2:
         note.info("vhd.reserved.nonzero", "reserved bytes are not zero", "reserved_2", "not zero", "zero")
     _judge_block_size(parsed.block_size, log, note)
     _judge_entries(parsed, footer, note)

@@ -16,9 +16,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from datetime import datetime
+from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
-from vhdtool.errors import Finding, FindingLog
+from vhdtool.errors import Finding, FindingLog, SourceChangedError, printable
 from vhdtool.formats.image import BLOCK_SIZE_WITHOUT_TABLE, BitmapPlaces, OpenOptions, Section
 from vhdtool.formats.vhd import layout
 from vhdtool.formats.vhd.footer import Footer, read_footer
@@ -78,13 +79,17 @@ class VhdImage:
         self._survey_lock = threading.Lock()
         self._survey: TableSurvey | None = None
         self._counts: BlockCounts | None = None
-        self._table: Table | None = None
-        block_size = BLOCK_SIZE_WITHOUT_TABLE
-        if header is not None:
-            block_size = header.block_size
-            self._table = Table(source, footer, header)
+        block_size = BLOCK_SIZE_WITHOUT_TABLE if header is None else header.block_size
         self.geometry = Geometry(footer.virtual_size, block_size, has_table=header is not None)
-        self._bitmaps = PageCache(self._read_bitmap, _BITMAPS_KEPT)
+
+    @cached_property
+    def _table(self) -> Table | None:
+        """None for a fixed disk."""
+        return None if self.header is None else Table(self.source, self.footer, self.header)
+
+    @cached_property
+    def _bitmaps(self) -> PageCache:
+        return PageCache(self._read_bitmap, _BITMAPS_KEPT)
 
     @property
     def disk_id(self) -> Identity:
@@ -199,12 +204,18 @@ class VhdImage:
         import numpy as np
 
         from vhdtool.formats.pieces import read_bitmaps
+        from vhdtool.model.blockmap import STATE_MASK
 
         if not len(first_sectors):
             return np.empty((0, -(-sector_count // 8)), np.uint8)
         block, sector = np.divmod(first_sectors, self.geometry.sectors_per_block)
         blocks = self._surveyed(self._table).stored(int(block[0]), int(block[-1]) + 1)
-        place = (blocks.entry[np.searchsorted(blocks.block, block)] >> STATE_BITS) - self._table.bitmap_size
+        at = np.minimum(np.searchsorted(blocks.block, block), max(0, len(blocks.block) - 1))
+        entry = blocks.entry[at] if len(blocks.block) else np.zeros(len(block), np.int64)
+        # They all were partial when somebody asked what is stored.
+        if (entry & STATE_MASK != BlockState.PARTIAL).any() or (blocks.block[at] != block).any():
+            raise SourceChangedError(f"{printable(self.source.name)} changed while it was read: its BAT")
+        place = (entry >> STATE_BITS) - self._table.bitmap_size
         return read_bitmaps(
             self.source,
             place * 8 + sector,
@@ -217,12 +228,11 @@ class VhdImage:
         self, first_sectors: npt.NDArray[np.int64], file_offsets: npt.NDArray[np.int64]
     ) -> BitmapPlaces | None:
         """Where ``bitmaps`` would read: in front of each block."""
-        descriptor = self.source.descriptor
-        if self._table is None or descriptor is None:
+        if self._table is None or self.source.descriptor is None:
             return None
         sector = first_sectors % self.geometry.sectors_per_block
         place = file_offsets - self._table.bitmap_size + sector // 8
-        return BitmapPlaces(descriptor, place, self.is_msb_first)
+        return BitmapPlaces(self.source, place, self.is_msb_first)
 
     def inspect(self, *, deep: bool = False) -> None:
         """Bitmaps behind the disk's end, lost space, Xen's batmap; ``deep``: data under clear bits."""

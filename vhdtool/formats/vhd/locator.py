@@ -8,6 +8,7 @@ the header is big-endian: the specification mentions neither, real files agree.
 from __future__ import annotations
 
 import re
+from codecs import utf_16_be_decode, utf_16_le_decode
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -18,6 +19,7 @@ from vhdtool.model.identity import ParentPath, PathKind, base_name
 from vhdtool.source import ByteSource
 
 UNUSED: Final = bytes(4)
+_EMPTY: Final = bytes(layout.PARENT_LOCATOR_ENTRY_SIZE)
 _CODES: Final = (b"Wi2r", b"Wi2k", b"W2ru", b"W2ku", b"Mac ", b"MacX")
 _LENGTH_MAX: Final = 64 << 10
 # The records in the order in which they are tried; "Mac " is an opaque alias and names no path.
@@ -70,10 +72,9 @@ def decode_entries(raw: bytes, at: int) -> tuple[LocatorEntry, ...]:
     size = layout.PARENT_LOCATOR_ENTRY_SIZE
     entries = []
     for index in range(layout.PARENT_LOCATOR_ENTRIES):
-        data = raw[index * size : (index + 1) * size]
-        if data.count(0) == size:
+        if raw.startswith(_EMPTY, index * size):
             continue
-        entry = layout.parse_parent_locator(data)
+        entry = layout.parse_parent_locator(raw, index * size)
         entries.append(
             LocatorEntry(
                 index,
@@ -178,11 +179,14 @@ def _read_entry(source: ByteSource, entry: LocatorEntry, log: FindingLog) -> str
 def decode_utf16(data: bytes, byteorder: str) -> str:
     """UTF-16 text up to the first NUL; lone surrogates are kept, an odd last byte is dropped."""
     data = data[: len(data) // 2 * 2]
-    codec = "utf-16-le" if byteorder == "little" else "utf-16-be"
+    # Fields are padded with many NULs, of which one will do.
+    filled = len(data.rstrip(b"\0"))
+    data = data[: filled + filled % 2 + 2]
+    decode = utf_16_le_decode if byteorder == "little" else utf_16_be_decode
     try:
-        text = data.decode(codec, "surrogatepass")
+        text, _ = decode(data, "surrogatepass", True)
     except UnicodeDecodeError:  # cut in the middle of a pair
-        text = data.decode(codec, "replace")
+        text, _ = decode(data, "replace", True)
     return text.partition("\0")[0]
 
 
@@ -224,7 +228,9 @@ def _sort_out(locator: str, text: str, at: int, log: FindingLog) -> ParentPath |
             field=locator,
             found=text,
         )
-    name = _DRIVE.sub("", base_name(text), count=1)  # C:name is relative to that drive's current folder
+    name = base_name(text)
+    if _DRIVE.match(name):
+        name = name[2:]  # C:name is relative to that drive's current folder
     if name in ("", ".", ".."):
         return None
     if bad or not (locator in _RELATIVE or is_full(text)):

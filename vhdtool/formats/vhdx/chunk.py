@@ -10,8 +10,7 @@ Source: [MS-VHDX] section 2.5.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from vhdtool.formats.vhdx.layout import MIB
 
@@ -39,8 +38,7 @@ def chunk_ratio(block_size: int, sector_size: int) -> int:
     return SECTORS_PER_CHUNK * sector_size // block_size
 
 
-@dataclass(frozen=True, slots=True)
-class ChunkLayout:
+class ChunkLayout(NamedTuple):
     """Which entry of the BAT is whose.
 
     Attributes:

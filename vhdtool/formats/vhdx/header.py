@@ -7,8 +7,7 @@ log) are applied to the chosen one alone and never lead back to the other: its l
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
 
 from vhdtool.checksum import crc32c_without_field
 from vhdtool.errors import EXIT_UNSUPPORTED, FindingLog, Severity
@@ -17,31 +16,56 @@ from vhdtool.formats.vhdx import layout
 from vhdtool.model.identity import Identity
 from vhdtool.source import ByteSource
 
+_NULL_GUID: Final = bytes(16)
+_RESERVED: Final = bytes(layout.HEADER_SIZE - layout.HEADER_RESERVED_OFFSET)
 
-@dataclass(frozen=True, slots=True)
-class Header:
-    """One decoded header.  Offsets and lengths are bytes; ``offset`` is where it stands.
 
-    ``name`` is "header 1" or "header 2".  What it says of the log is judged by ``log.py``.
+class Header(NamedTuple):
+    """One of the two headers as it stands in the file.  Offsets and lengths are bytes.
+
+    ``name`` is "header 1" or "header 2", ``offset`` is where it stands, ``fields`` are those of
+    ``layout.HEADER``, some of which stand here too.  ``fault`` says why it is not valid, and is empty when it
+    is.  What it says of the log is judged by ``log.py``.
     """
 
     name: str
     offset: int
-    checksum: int
-    sequence_number: int
-    file_write_guid: Identity
-    data_write_guid: Identity
-    log_guid: Identity
+    raw: bytes
+    fields: Any
+    fault: str
     log_version: int
-    version: int
     log_length: int
     log_offset: int
-    reserved_is_zero: bool
+
+    @property
+    def checksum(self) -> int:
+        """CRC-32C as it is stored."""
+        return int(self.fields.checksum)
+
+    @property
+    def sequence_number(self) -> int:
+        """The larger one of two valid headers is current."""
+        return int(self.fields.sequence_number)
+
+    @property
+    def file_write_guid(self) -> Identity:
+        """New before the first write after each open."""
+        return Identity(self.fields.file_write_guid)
+
+    @property
+    def data_write_guid(self) -> Identity:
+        """What a child records of its parent."""
+        return Identity(self.fields.data_write_guid)
+
+    @property
+    def log_guid(self) -> Identity:
+        """Null when the log is empty."""
+        return Identity(self.fields.log_guid)
 
     @property
     def log_is_pending(self) -> bool:
         """Whether there are changes in the log that the rest of the file does not have yet."""
-        return not self.log_guid.is_null
+        return bool(self.fields.log_guid != _NULL_GUID)
 
     @property
     def log_stop(self) -> int:
@@ -52,7 +76,7 @@ class Header:
     def is_plausible(self) -> bool:
         """Whether the fields are within the rules: what counts when no checksum is right."""
         return (
-            self.version == 1
+            self.fields.version == 1
             and (self.log_version == 0 or not self.log_is_pending)
             and self.log_length % layout.MIB == 0
             and self.log_offset % layout.MIB == 0
@@ -72,67 +96,45 @@ class Header:
                 ("DataWriteGuid", str(self.data_write_guid)),
                 ("LogGuid", str(self.log_guid)),
                 ("LogVersion", self.log_version),
-                ("Version", self.version),
+                ("Version", self.fields.version),
                 ("LogLength", self.log_length),
                 ("LogOffset", self.log_offset),
             ),
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Copy:
-    """One of the two places: its bytes, the header in it, and why it is not valid (empty when it is)."""
+class Headers(NamedTuple):
+    """The header that counts, and the other one, which may be valid or not."""
 
-    raw: bytes
-    header: Header
-    fault: str
+    current: Header
+    other: Header
 
-
-def decode_header(raw: bytes, name: str, offset: int) -> Header:
-    """The fields of the 4096 bytes ``raw``, unjudged."""
-    fields = layout.parse_header(raw)
-    return Header(
-        name,
-        offset,
-        fields.checksum,
-        fields.sequence_number,
-        Identity(fields.file_write_guid),
-        Identity(fields.data_write_guid),
-        Identity(fields.log_guid),
-        fields.log_version,
-        fields.version,
-        fields.log_length,
-        fields.log_offset,
-        raw.count(0, layout.HEADER_RESERVED_OFFSET) == len(raw) - layout.HEADER_RESERVED_OFFSET,
-    )
+    @property
+    def sections(self) -> tuple[Section, Section]:
+        """Both for people to look at."""
+        return self.current.section(f"{self.current.name.capitalize()} (current)"), _other(self.other)
 
 
-def read_headers(
-    source: ByteSource, log: FindingLog, *, ignore_checksums: bool = False
-) -> tuple[Header, Callable[[], list[Section]]]:
-    """The current header of ``source``, and what makes both for people to look at, the current one first.
+def read_headers(source: ByteSource, log: FindingLog, *, ignore_checksums: bool = False) -> Headers:
+    """The headers of ``source``.
 
     Raises:
         CorruptError: the file ends inside them, or neither is valid.
         UnsupportedError: the current one is of another version.
     """
-    copies = [_read_copy(source, i) for i in (0, 1)]
-    valid = [copy for copy in copies if not copy.fault]
+    copies = [_read_header(source, i) for i in (0, 1)]
+    valid = [header for header in copies if not header.fault]
     if not valid and ignore_checksums:
-        valid = [
-            copy
-            for copy in copies
-            if copy.raw.startswith(layout.HEADER_SIGNATURE) and copy.header.is_plausible
-        ]
-        for copy in valid:
+        valid = [h for h in copies if h.raw.startswith(layout.HEADER_SIGNATURE) and h.is_plausible]
+        for header in valid:
             log.note(
                 Severity.WARNING,
                 "vhdx.header.checksum",
-                f"the checksum of {copy.header.name} is wrong and was ignored as asked",
-                offset=copy.header.offset + layout.CHECKSUM_OFFSET,
+                f"the checksum of {header.name} is wrong and was ignored as asked",
+                offset=header.offset + layout.CHECKSUM_OFFSET,
                 field="header.Checksum",
-                found=copy.header.checksum,
-                expected=crc32c_without_field(copy.raw, layout.CHECKSUM_OFFSET),
+                found=header.checksum,
+                expected=crc32c_without_field(header.raw, layout.CHECKSUM_OFFSET),
             )
     if not valid:
         log.refuse(
@@ -144,50 +146,45 @@ def read_headers(
             expected="a signature 'head' and the right checksum in one of them",
         )
     current = _choose(valid, copies, log)
-    _judge(current.header, log)
-    other = copies[1] if current is copies[0] else copies[0]
-
-    def sections() -> list[Section]:
-        title = f"{current.header.name.capitalize()} (current)"
-        return [current.header.section(title), _other(other)]
-
-    return current.header, sections
+    _judge(current, log)
+    return Headers(current, copies[1] if current is copies[0] else copies[0])
 
 
 def find_valid_header(source: ByteSource) -> bool:
     """Whether a valid header stands in ``source``: a hint when the identifier before it is damaged."""
     stop = layout.HEADER_OFFSETS[1] + layout.HEADER_SIZE
-    return source.size >= stop and any(not _read_copy(source, i).fault for i in (0, 1))
+    return source.size >= stop and any(not _read_header(source, i).fault for i in (0, 1))
 
 
-def _read_copy(source: ByteSource, i: int) -> _Copy:
-    offset = layout.HEADER_OFFSETS[i]
-    raw = source.read_exact(offset, layout.HEADER_SIZE, field=f"header {i + 1}")
-    header = decode_header(raw, f"header {i + 1}", offset)
-    if not raw.startswith(layout.HEADER_SIGNATURE):
-        return _Copy(raw, header, "no signature")
-    if crc32c_without_field(raw, layout.CHECKSUM_OFFSET) != header.checksum:
-        return _Copy(raw, header, "wrong checksum")
-    return _Copy(raw, header, "")
+def _read_header(source: ByteSource, i: int) -> Header:
+    name, offset = f"header {i + 1}", layout.HEADER_OFFSETS[i]
+    raw = source.read_exact(offset, layout.HEADER_SIZE, field=name)
+    fields = layout.parse_header(raw)
+    fault = ""
+    if fields.signature != layout.HEADER_SIGNATURE:
+        fault = "no signature"
+    elif crc32c_without_field(raw, layout.CHECKSUM_OFFSET) != fields.checksum:
+        fault = "wrong checksum"
+    return Header(name, offset, raw, fields, fault, fields.log_version, fields.log_length, fields.log_offset)
 
 
-def _choose(valid: list[_Copy], copies: list[_Copy], log: FindingLog) -> _Copy:
+def _choose(valid: list[Header], copies: list[Header], log: FindingLog) -> Header:
     if len(valid) == 1:
         lost = copies[1] if valid[0] is copies[0] else copies[0]
         log.note(
             Severity.WARNING,
             "vhdx.header.one",
-            f"{lost.header.name} is lost, {valid[0].header.name} is used",
-            offset=lost.header.offset,
+            f"{lost.name} is lost, {valid[0].name} is used",
+            offset=lost.offset,
             field="header",
             found=lost.fault,
             expected="a signature 'head' and the right checksum",
         )
         return valid[0]
-    first, second = (copy.header for copy in valid)
+    first, second = valid
     if first.sequence_number == second.sequence_number:
         # Disk2vhd writes two identical headers; of different ones nobody can say which is newer.
-        if valid[0].raw != valid[1].raw:
+        if first.raw != second.raw:
             log.note(
                 Severity.ERROR,
                 "vhdx.header.equal",
@@ -197,8 +194,9 @@ def _choose(valid: list[_Copy], copies: list[_Copy], log: FindingLog) -> _Copy:
                 found=str(second.sequence_number),
                 expected="a larger number in the newer one",
             )
-        return valid[0]
-    if (first.data_write_guid, first.log_guid) != (second.data_write_guid, second.log_guid):
+        return first
+    ours, theirs = first.fields, second.fields
+    if (ours.data_write_guid, ours.log_guid) != (theirs.data_write_guid, theirs.log_guid):
         log.note(
             Severity.INFO,
             "vhdx.header.differ",
@@ -207,17 +205,17 @@ def _choose(valid: list[_Copy], copies: list[_Copy], log: FindingLog) -> _Copy:
             field="header",
             found=f"DataWriteGuid {first.data_write_guid} and {second.data_write_guid}",
         )
-    return valid[0] if first.sequence_number > second.sequence_number else valid[1]
+    return first if first.sequence_number > second.sequence_number else second
 
 
 def _judge(header: Header, log: FindingLog) -> None:
-    if header.version != 1:
+    if header.fields.version != 1:
         log.refuse(
             "vhdx.header.version",
             "this version of the format is not known",
             offset=header.offset + 66,
             field="header.Version",
-            found=header.version,
+            found=header.fields.version,
             expected=1,
             exit_code=EXIT_UNSUPPORTED,
         )
@@ -232,7 +230,7 @@ def _judge(header: Header, log: FindingLog) -> None:
             expected=0,
             exit_code=EXIT_UNSUPPORTED,
         )
-    if not header.reserved_is_zero:
+    if not header.raw.endswith(_RESERVED):
         log.note(
             Severity.INFO,
             "vhdx.header.reserved",
@@ -243,10 +241,9 @@ def _judge(header: Header, log: FindingLog) -> None:
         )
 
 
-def _other(copy: _Copy) -> Section:
+def _other(header: Header) -> Section:
     """The header that is not in use: its fields when it is valid, why not when it is not."""
-    if not copy.fault:
-        return copy.header.section(copy.header.name.capitalize())
-    return Section(
-        copy.header.name.capitalize(), copy.header.offset, (("state", f"not valid: {copy.fault}"),)
-    )
+    title = header.name.capitalize()
+    if not header.fault:
+        return header.section(title)
+    return Section(title, header.offset, (("state", f"not valid: {header.fault}"),))

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
+from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 from vhdtool.errors import Finding, FindingLog, FormatError, Severity, printable, raise_first_error
 from vhdtool.formats.image import BitmapPlaces, OpenOptions, Section
 from vhdtool.formats.vhdx import chunk, layout
 from vhdtool.formats.vhdx.chunk import ChunkLayout
-from vhdtool.formats.vhdx.header import Header, find_valid_header, read_headers
+from vhdtool.formats.vhdx.header import Header, Headers, find_valid_header, read_headers
 from vhdtool.formats.vhdx.log import Replay, replay_log
 from vhdtool.formats.vhdx.metadata import Metadata, read_metadata
 from vhdtool.formats.vhdx.region import RegionTable, read_region_table
@@ -51,24 +52,22 @@ def open_vhdx(source: ByteSource, options: OpenOptions) -> VhdxImage:
 
 
 def _open(source: ByteSource, options: OpenOptions, log: FindingLog) -> VhdxImage:
-    creator = _read_identifier(source, log)
+    identifier = _read_identifier(source, log)
     if source.size < _FILE_SIZE_MIN:
         raise too_short(source.name, 0, "header area", source.size, _FILE_SIZE_MIN)
-    header, headers = read_headers(source, log, ignore_checksums=options.ignore_checksums)
-    replay = replay_log(source, header, log, leave_out=options.log == "before")
-    regions = read_region_table(replay.source, header, log, ignore_checksums=options.ignore_checksums)
+    headers = read_headers(source, log, ignore_checksums=options.ignore_checksums)
+    replay = replay_log(source, headers.current, log, leave_out=options.log == "before")
+    regions = read_region_table(
+        replay.source, headers.current, log, ignore_checksums=options.ignore_checksums
+    )
     metadata = read_metadata(replay.source, regions.metadata, log)
-
-    def sections() -> Sequence[Section]:
-        identifier = Section("File Type Identifier", 0, (("Signature", "vhdxfile"), ("Creator", creator)))
-        return (identifier, *headers(), regions.section, *metadata.sections(), *replay.sections)
-
-    return VhdxImage(creator, header, replay, regions, metadata, sections, log)
+    return VhdxImage(identifier, headers, replay, regions, metadata, log)
 
 
-def _read_identifier(source: ByteSource, log: FindingLog) -> str:
-    """Check the identifier; the creator that stands in it."""
-    raw = source.read_exact(0, min(layout.IDENTIFIER_SIZE, source.size), field="file identifier")
+def _read_identifier(source: ByteSource, log: FindingLog) -> bytes:
+    """The identifier, checked."""
+    length = min(layout.IDENTIFIER_SIZE, source.size)
+    raw = source.read_exact(0, length, field="file identifier")
     if not raw.startswith(layout.IDENTIFIER_SIGNATURE):
         hint = ", though valid headers follow" if find_valid_header(source) else ""
         log.refuse(
@@ -78,9 +77,15 @@ def _read_identifier(source: ByteSource, log: FindingLog) -> str:
             field="file_identifier.Signature",
             expected=layout.IDENTIFIER_SIGNATURE,
         )
-    raw = source.read_exact(0, layout.IDENTIFIER_SIZE, field="file identifier")
-    fields = layout.parse_file_identifier(raw)
-    return printable(fields.creator.decode("utf-16-le", "replace").split("\0", 1)[0].strip())
+    if length < layout.IDENTIFIER_SIZE:
+        raise too_short(source.name, 0, "file identifier", length, layout.IDENTIFIER_SIZE)
+    return raw
+
+
+def _creator(identifier: bytes) -> str:
+    """The program that made the file, as its identifier names it."""
+    creator = layout.parse_file_identifier(identifier).creator
+    return printable(creator.decode("utf-16-le", "replace").split("\0", 1)[0].strip())
 
 
 class VhdxImage:
@@ -97,45 +102,52 @@ class VhdxImage:
 
     def __init__(
         self,
-        creator: str,
-        header: Header,
+        identifier: bytes,
+        headers: Headers,
         replay: Replay,
         regions: RegionTable,
         metadata: Metadata,
-        sections: Callable[[], Sequence[Section]],
         log: FindingLog,
     ) -> None:
         self.source = replay.source
         self.log: LogState = replay.state
-        self.creator = creator
-        self.header = header
+        self._identifier = identifier
+        self.header = headers.current
         self.regions = regions
         self.geometry = metadata.geometry
         self.type = metadata.type
         self.disk_id: Identity | None = metadata.disk_id
-        self.write_id: Identity | None = header.data_write_guid
+        self.write_id: Identity | None = self.header.data_write_guid
         self.parent: ParentLink | None = metadata.locator.link if metadata.locator else None
-        self._make_sections = sections
+        self._headers = headers
+        self._metadata = metadata
         self._log = log
         self._lock = threading.RLock()
         self._survey: BatSurvey | None = None
         self._counts: BlockCounts | None = None
         self._inspected = False
-        self._patched = replay.patched
-        self._find_write = replay.find_write
+        self._replay = replay
         self.chunks = ChunkLayout(
             self.geometry.block_count,
             chunk.chunk_ratio(self.geometry.block_size, self.geometry.sector_size),
             self.type is DiskType.DIFFERENCING,
         )
-        self._table = Table(
-            self.geometry,
-            self.chunks,
-            min(self.source.size, _PLACE_MAX),
-            _reserved_ranges(header, replay, regions),
-        )
-        self._bat = BatReader(self.source, regions.bat.file_offset, regions.bat.length, self._table)
         self._judge_room()
+
+    @cached_property
+    def _table(self) -> Table:
+        reserved = _reserved_ranges(self.header, self._replay, self.regions)
+        return Table(self.geometry, self.chunks, min(self.source.size, _PLACE_MAX), reserved)
+
+    @cached_property
+    def _bat(self) -> BatReader:
+        region = self.regions.bat
+        return BatReader(self.source, region.file_offset, region.length, self._table)
+
+    @property
+    def creator(self) -> str:
+        """The program that made it, as far as it says."""
+        return _creator(self._identifier)
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -146,7 +158,14 @@ class VhdxImage:
     @property
     def sections(self) -> Sequence[Section]:
         """The headers in use, made when somebody looks at them."""
-        return self._make_sections()
+        identifier = (("Signature", "vhdxfile"), ("Creator", self.creator))
+        return (
+            Section("File Type Identifier", 0, identifier),
+            *self._headers.sections,
+            self.regions.section,
+            *self._metadata.sections,
+            *self._replay.sections,
+        )
 
     # ------------------------------------------------------------ one at a time
 
@@ -184,7 +203,7 @@ class VhdxImage:
         """What a walk looks at for the sector at guest byte ``offset``, a replayed log included."""
         from vhdtool.formats.vhdx.probe import Prober
 
-        return tuple(Prober(self._bat, self.source, self._crosses, self._find_write).looks(offset))
+        return tuple(Prober(self._bat, self.source, self._crosses, self._replay.find_write).looks(offset))
 
     def _is_crossed(self, block: int, state: BlockState) -> bool:
         indexes = [self.chunks.index_of_block(block)]
@@ -238,10 +257,9 @@ class VhdxImage:
         self, first_sectors: npt.NDArray[np.int64], file_offsets: npt.NDArray[np.int64]
     ) -> BitmapPlaces | None:
         """Where ``bitmaps`` would read: in the sector bitmap blocks of the chunks."""
-        descriptor = self.source.descriptor
-        if descriptor is None:
+        if self.source.descriptor is None:
             return None
-        return BitmapPlaces(descriptor, self._surveyed().bit_places(first_sectors) >> 3, False)
+        return BitmapPlaces(self.source, self._surveyed().bit_places(first_sectors) >> 3, False)
 
     def inspect(self, *, deep: bool = False) -> None:
         """Look at the bitmaps and at room in the file that nothing refers to.
@@ -272,7 +290,7 @@ class VhdxImage:
         with self._lock:
             if self._survey is None:
                 fixed = self.type is DiskType.FIXED
-                self._survey = BatSurvey(self._bat, self._patched, self._log, fixed=fixed)
+                self._survey = BatSurvey(self._bat, self._replay.patched, self._log, fixed=fixed)
             return self._survey
 
     def close(self) -> None:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from struct import Struct
-from typing import Final
+from typing import Final, NamedTuple
 
 from vhdtool.checksum import crc32c, crc32c_without_field
 from vhdtool.errors import EXIT_UNSUPPORTED, FindingLog, Severity
@@ -41,6 +41,7 @@ LAST_FILE_OFFSET_MAX: Final = 1 << 47
 """No VHDX needs 128 TiB of file."""
 _PIECE: Final = 1 << 20
 _SHOWN_MAX: Final = 64
+_CLEAN: Final = LogState("clean")
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,8 +281,7 @@ def _nothing_written(offset: int) -> LogWrite | None:
     return None
 
 
-@dataclass(frozen=True, slots=True)
-class Replay:
+class Replay(NamedTuple):
     """What became of the log.
 
     Attributes:
@@ -315,7 +315,7 @@ def replay_log(source: ByteSource, header: Header, log: FindingLog, *, leave_out
     """
     misplaced = _judge_place(source, header, log)
     if not header.log_is_pending:
-        return Replay(source, LogState("clean"), is_misplaced=misplaced)
+        return Replay(source, _CLEAN, is_misplaced=misplaced)
     pending = Replay(source, LogState("pending"), is_misplaced=misplaced)
     if leave_out:
         log.note(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
-from typing import Final, NoReturn
+from operator import attrgetter
+from typing import Final, NamedTuple, NoReturn
 
-from vhdtool.errors import EXIT_UNSUPPORTED, FindingLog, Severity, raise_first_error
+from vhdtool.errors import EXIT_UNSUPPORTED, FindingLog, FormatError, Severity, raise_first_error
 from vhdtool.formats.image import Section
 from vhdtool.formats.vhdx import layout
 from vhdtool.formats.vhdx.locator import ParentLocator, decode_locator
@@ -21,10 +21,13 @@ BLOCK_SIZE_MIN: Final = 1 << 20
 BLOCK_SIZE_MAX: Final = 256 << 20
 SECTOR_SIZES: Final = (512, 4096)
 _SHOWN_MAX: Final = 64
+_NULL_ID: Final = bytes(16)
+# Real tables have five to seven entries, and items of a few hundred bytes right behind the table.
+_TABLE_PIECE: Final = 4 << 10
+_ITEMS_PIECE: Final = 16 << 10
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
+class _Known(NamedTuple):
     """What the specification says of an item: its name, its length and its IsVirtualDisk flag, if it does."""
 
     name: str
@@ -52,25 +55,20 @@ _ALWAYS_THERE: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One entry of the metadata table.  ``offset`` is where the item stands in the file, in bytes."""
+class Item(NamedTuple):
+    """One entry of the metadata table.  ``offset`` is where the item stands in the file, in bytes.
+
+    ``is_user`` says that it belongs to the user's program and not to the format, ``known`` what is known of
+    it; a user item is never a known one, whatever its id.
+    """
 
     item_id: bytes
     offset: int
     length: int
     flags: int
     entry_offset: int
-
-    @property
-    def is_user(self) -> bool:
-        """Whether it belongs to the user's program and not to the format."""
-        return bool(self.flags & layout.IS_USER)
-
-    @property
-    def known(self) -> _Known | None:
-        """What is known of it; a user item is never a known one, whatever its id."""
-        return None if self.is_user else _KNOWN.get(self.item_id)
+    is_user: bool
+    known: _Known | None
 
     @property
     def name(self) -> str:
@@ -78,15 +76,22 @@ class Item:
         return self.known.name if self.known else str(Identity(self.item_id))
 
 
-@dataclass(frozen=True, slots=True)
-class Metadata:
-    """What the metadata region says of the disk, checked."""
+class Metadata(NamedTuple):
+    """What the metadata region says of the disk, checked; ``values`` are those of the known ``items``."""
 
     geometry: Geometry
     type: DiskType
     disk_id: Identity | None
     locator: ParentLocator | None
-    sections: Callable[[], list[Section]]
+    region: Region
+    items: list[Item]
+    values: dict[bytes, bytes]
+
+    @property
+    def sections(self) -> list[Section]:
+        """The table and the locator, for people to look at."""
+        table = _section(self.region, self.items, self.values)
+        return [table, self.locator.section] if self.locator else [table]
 
 
 def read_metadata(source: ByteSource, region: Region, log: FindingLog) -> Metadata:
@@ -95,32 +100,78 @@ def read_metadata(source: ByteSource, region: Region, log: FindingLog) -> Metada
     Raises:
         CorruptError: the table or an item without which nothing can be read is broken.
     """
-    items = _read_table(source, region, log)
-    sound = _judge_items(items, region, log)
-    values = {item.item_id: _value(source, item) for item in sound.values() if item.known}
+    raw = _read_table(source, region)
+    items = _faultless_items(raw, region) or _decode_items(raw, region, log)
+    values = _read_values(source, items)
     if layout.INCOMPLETE_FILE_ITEM in values:
         log.note(
             Severity.ERROR,
             "vhdx.metadata.incomplete",
             "the creation of this file never completed",
-            offset=sound[layout.INCOMPLETE_FILE_ITEM].entry_offset,
+            offset=items.sound[layout.INCOMPLETE_FILE_ITEM].entry_offset,
             field="metadata.IncompleteFile",
         )
-    decoder = _Decoder(values, sound, log)
+    decoder = _Decoder(values, items.sound, log)
     kind = decoder.disk_type()
     geometry = decoder.geometry()
     disk_id = values.get(layout.VIRTUAL_DISK_ID_ITEM)
     locator = decoder.locator(kind, region)
-
-    def sections() -> list[Section]:
-        table = _section(region, items, values)
-        return [table, locator.section] if locator else [table]
-
-    return Metadata(geometry, kind, Identity(disk_id) if disk_id else None, locator, sections)
+    identity = Identity(disk_id) if disk_id else None
+    return Metadata(geometry, kind, identity, locator, region, items.listed, values)
 
 
-def _read_table(source: ByteSource, region: Region, log: FindingLog) -> list[Item]:
-    raw = source.read_exact(region.file_offset, layout.METADATA_TABLE_SIZE, field="metadata table")
+def _read_table(source: ByteSource, region: Region) -> bytes:
+    """The table to the end of its last entry: few tables fill more of it than the beginning."""
+    # A file that ends inside the table is refused, wherever its last entry is.
+    is_whole = region.file_offset + layout.METADATA_TABLE_SIZE <= source.size
+    size = _TABLE_PIECE if is_whole else layout.METADATA_TABLE_SIZE
+    raw = source.read_exact(region.file_offset, size, field="metadata table")
+    count = layout.parse_metadata_table_header(raw).entry_count
+    stop = layout.METADATA_TABLE_HEADER_SIZE + count * layout.METADATA_ENTRY_SIZE
+    if _TABLE_PIECE < stop <= layout.METADATA_TABLE_SIZE:
+        return source.read_exact(region.file_offset, stop, field="metadata table")
+    return raw[:stop]
+
+
+class _Items(NamedTuple):
+    """The items of a table.
+
+    ``listed``: all of them; ``sound``: the system items that can be read, by their ids; ``known``: those of
+    them that are known, which stand in the file from ``start`` to ``stop``.
+    """
+
+    listed: list[Item]
+    sound: dict[bytes, Item]
+    known: list[Item]
+    start: int
+    stop: int
+
+
+@lru_cache(maxsize=32)
+def _faultless_items(raw: bytes, region: Region) -> _Items | None:
+    """``_decode_items`` of a table in which nothing is wrong; None for any other.  Not to be changed.
+
+    Whoever makes a thousand disks writes the same table into each, and it is judged once.
+    """
+    log = FindingLog("")
+    try:
+        items = _decode_items(raw, region, log)
+    except FormatError:
+        return None
+    return None if log.all() else items
+
+
+def _decode_items(raw: bytes, region: Region, log: FindingLog) -> _Items:
+    """The items in the table ``raw``, judged."""
+    items = _decode_table(raw, region, log)
+    sound = _judge_items(items, region, log)
+    known = [item for item in sound.values() if item.known]
+    start = min((item.offset for item in known if item.length), default=0)
+    stop = max((item.offset + item.length for item in known if item.length), default=0)
+    return _Items(items, sound, known, start, stop)
+
+
+def _decode_table(raw: bytes, region: Region, log: FindingLog) -> list[Item]:
     head = layout.parse_metadata_table_header(raw)
     if head.signature != layout.METADATA_SIGNATURE:
         log.refuse(
@@ -143,12 +194,13 @@ def _read_table(source: ByteSource, region: Region, log: FindingLog) -> list[Ite
     if head.reserved or any(head.reserved2):
         _reserved(log, region.file_offset + 8, "metadata.Reserved")
     items = []
-    for i in range(head.entry_count):
-        start = layout.METADATA_TABLE_HEADER_SIZE + i * layout.METADATA_ENTRY_SIZE
-        entry = layout.parse_metadata_table_entry(raw, start)
+    for start in range(layout.METADATA_TABLE_HEADER_SIZE, len(raw), layout.METADATA_ENTRY_SIZE):
+        item_id, offset, length, flags, reserved = layout.parse_metadata_table_entry(raw, start)
         place = region.file_offset + start
-        items.append(Item(entry.item_id, region.file_offset + entry.offset, entry.length, entry.flags, place))
-        if entry.reserved2:
+        is_user = bool(flags & layout.IS_USER)
+        known = None if is_user else _KNOWN.get(item_id)
+        items.append(Item(item_id, region.file_offset + offset, length, flags, place, is_user, known))
+        if reserved:
             _reserved(log, place + 28, f"metadata.{items[-1].name}.Reserved")
     user_count = sum(item.is_user for item in items)
     if user_count > layout.METADATA_USER_COUNT_MAX:
@@ -169,8 +221,9 @@ def _judge_items(items: list[Item], region: Region, log: FindingLog) -> dict[byt
     sound: dict[bytes, Item] = {}
     seen: set[tuple[bytes, bool]] = set()
     for item in items:
-        faults = list(_faults(item, region))
-        if (item.item_id, item.is_user) in seen:
+        key = item.item_id, item.is_user
+        faults = _faults(item, region)
+        if key in seen:
             faults.append(("vhdx.metadata.duplicate", "it stands in the table twice", "", ""))
         for code, what, found, expected in faults:
             log.note(
@@ -185,7 +238,7 @@ def _judge_items(items: list[Item], region: Region, log: FindingLog) -> dict[byt
         _judge_flags(item, log)
         if not faults and not item.is_user:
             sound[item.item_id] = item
-        seen.add((item.item_id, item.is_user))
+        seen.add(key)
     _judge_overlap(items, log)
     return sound
 
@@ -194,7 +247,7 @@ def _faults(item: Item, region: Region) -> list[tuple[str, str, str, str]]:
     """What makes ``item`` unreadable: code, clause, found, expected of each fault."""
     faults = []
     start = item.offset - region.file_offset
-    if not any(item.item_id):
+    if item.item_id == _NULL_ID:
         faults.append(("vhdx.metadata.zero_id", "its id is zero", "", ""))
     if item.length == 0:
         outside = start != 0
@@ -253,7 +306,7 @@ def _judge_flags(item: Item, log: FindingLog) -> None:
 
 
 def _judge_overlap(items: list[Item], log: FindingLog) -> None:
-    placed = sorted((item for item in items if item.length), key=lambda item: (item.offset, item.length))
+    placed = sorted((item for item in items if item.length), key=attrgetter("offset", "length"))
     for first, second in pairwise(placed):
         if second.offset < first.offset + first.length:
             log.note(
@@ -267,8 +320,18 @@ def _judge_overlap(items: list[Item], log: FindingLog) -> None:
             )
 
 
-def _value(source: ByteSource, item: Item) -> bytes:
-    return source.read_exact(item.offset, item.length, field=item.name) if item.length else b""
+def _read_values(source: ByteSource, items: _Items) -> dict[bytes, bytes]:
+    """The bytes of the known items by their ids; read at once where they stand together."""
+    if items.stop - items.start > _ITEMS_PIECE or items.stop > source.size:
+        return {
+            item.item_id: source.read_exact(item.offset, item.length, field=item.name) if item.length else b""
+            for item in items.known
+        }
+    start = items.start
+    raw = source.read_exact(start, items.stop - start, field="metadata items")
+    return {
+        item.item_id: raw[item.offset - start : item.offset - start + item.length] for item in items.known
+    }
 
 
 class _Decoder:
@@ -286,7 +349,7 @@ class _Decoder:
                 f"there is no usable metadata item {_KNOWN[item_id].name}",
                 field=f"metadata.{_KNOWN[item_id].name}",
             )
-        if set(missing) - {layout.VIRTUAL_DISK_ID_ITEM, layout.PHYSICAL_SECTOR_SIZE_ITEM}:
+        if missing and set(missing) - {layout.VIRTUAL_DISK_ID_ITEM, layout.PHYSICAL_SECTOR_SIZE_ITEM}:
             # Without these no block can be found: the first of the reasons why they are missing counts.
             raise_first_error(log.all())
         self._parameters = layout.parse_file_parameters(values[layout.FILE_PARAMETERS_ITEM])

@@ -7,12 +7,12 @@ been replayed.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
-from typing import Final
+from typing import Final, NamedTuple
 
 from vhdtool.checksum import crc32c_without_field
-from vhdtool.errors import EXIT_UNSUPPORTED, FindingLog, Severity
+from vhdtool.errors import EXIT_UNSUPPORTED, FindingLog, FormatError, Severity
 from vhdtool.formats.image import Section
 from vhdtool.formats.vhdx import layout
 from vhdtool.formats.vhdx.header import Header
@@ -20,11 +20,11 @@ from vhdtool.model.identity import Identity
 from vhdtool.source import ByteSource
 
 _SHOWN_MAX: Final = 64
+_SIZE_ANY: Final = 1 << 128  # farther than a region can reach
 _NAMES: Final = {layout.BAT_REGION: "BAT", layout.METADATA_REGION: "Metadata"}
 
 
-@dataclass(frozen=True, slots=True)
-class Region:
+class Region(NamedTuple):
     """One region.  ``file_offset`` and ``length`` are bytes; ``entry_offset`` is where its entry stands."""
 
     guid: bytes
@@ -36,7 +36,7 @@ class Region:
     @property
     def name(self) -> str:
         """The specification's name, or the GUID of an unknown one."""
-        return _NAMES.get(self.guid, str(Identity(self.guid)))
+        return _NAMES.get(self.guid) or str(Identity(self.guid))
 
     @property
     def is_known(self) -> bool:
@@ -55,8 +55,7 @@ class Region:
         return self.file_offset + self.length
 
 
-@dataclass(frozen=True, slots=True)
-class RegionTable:
+class RegionTable(NamedTuple):
     """The region table in use.  ``offset`` is where it stands."""
 
     offset: int
@@ -82,6 +81,39 @@ def read_region_table(
         CorruptError: neither copy is valid, its count cannot be, or the BAT or the metadata is missing.
     """
     raw, offset = _choose(source, log, ignore_checksums=ignore_checksums)
+    count = min(layout.parse_region_table_header(raw).entry_count, layout.REGION_COUNT_MAX)
+    used = raw[: layout.REGION_TABLE_HEADER_SIZE + count * layout.REGION_ENTRY_SIZE]
+    table = _faultless_table(used, offset)
+    if table is not None and _are_apart(table.regions, source.size, header):
+        return table
+    return _decode_table(used, offset, source.size, header, log)
+
+
+@lru_cache(maxsize=32)
+def _faultless_table(raw: bytes, offset: int) -> RegionTable | None:
+    """The region table in ``raw`` if nothing is wrong with it, whatever file it stands in; None otherwise.
+
+    Whoever makes a thousand disks writes much the same table into each, and it is judged once.
+    """
+    log = FindingLog("")
+    try:
+        table = _decode_table(raw, offset, _SIZE_ANY, None, log)
+    except FormatError:
+        return None
+    return None if log.all() else table
+
+
+def _are_apart(regions: tuple[Region, ...], size: int, header: Header) -> bool:
+    """Whether all ``regions`` lie within ``size`` and clear of the log."""
+    for _, start, length, *_ in regions:
+        stop = start + length
+        if stop > size or (start < header.log_stop and header.log_offset < stop):
+            return False
+    return True
+
+
+def _decode_table(raw: bytes, offset: int, size: int, header: Header | None, log: FindingLog) -> RegionTable:
+    """The region table in ``raw``, judged as part of a file of ``size`` bytes with the log of ``header``."""
     fields = layout.parse_region_table_header(raw)
     if fields.entry_count > layout.REGION_COUNT_MAX:
         log.refuse(
@@ -95,7 +127,7 @@ def read_region_table(
     if fields.reserved:
         _reserved(log, offset + 12, "region_table.Reserved", fields.reserved)
     regions = tuple(_decode(raw, i, offset) for i in range(fields.entry_count))
-    _judge_each(regions, source.size, log)
+    _judge_each(regions, size, log)
     _judge_overlap(regions, header, log)
     return RegionTable(
         offset,
@@ -111,7 +143,9 @@ def _choose(source: ByteSource, log: FindingLog, *, ignore_checksums: bool) -> t
         source.read_exact(offset, layout.REGION_TABLE_SIZE, field=f"region table {i}")
         for i, offset in enumerate(layout.REGION_TABLE_OFFSETS, 1)
     ]
-    faults = [_fault(raw) for raw in copies]
+    are_equal = copies[0] == copies[1]
+    faults = [_fault(copies[0])]
+    faults.append(faults[0] if are_equal else _fault(copies[1]))
     if all(faults):
         if ignore_checksums:
             for raw, offset in zip(copies, layout.REGION_TABLE_OFFSETS):
@@ -145,7 +179,7 @@ def _choose(source: ByteSource, log: FindingLog, *, ignore_checksums: bool) -> t
             found=faults[lost],
             expected="a signature 'regi' and the right checksum",
         )
-    elif copies[0] != copies[1]:
+    elif not are_equal:
         log.note(
             Severity.WARNING,
             "vhdx.region.differ",
@@ -182,8 +216,8 @@ def _is_plausible(raw: bytes) -> bool:
 
 def _decode(raw: bytes, i: int, table_offset: int) -> Region:
     start = layout.REGION_TABLE_HEADER_SIZE + i * layout.REGION_ENTRY_SIZE
-    fields = layout.parse_region_table_entry(raw, start)
-    return Region(fields.guid, fields.file_offset, fields.length, fields.required, table_offset + start)
+    guid, file_offset, length, required = layout.parse_region_table_entry(raw, start)
+    return Region(guid, file_offset, length, required, table_offset + start)
 
 
 def _misplaced(region: Region) -> str:
@@ -255,7 +289,7 @@ def _judge_each(regions: tuple[Region, ...], size: int, log: FindingLog) -> None
             )
 
 
-def _judge_overlap(regions: tuple[Region, ...], header: Header, log: FindingLog) -> None:
+def _judge_overlap(regions: tuple[Region, ...], header: Header | None, log: FindingLog) -> None:
     """Regions, the first MiB and the log must be apart; an unused log may lie where it likes (a warning)."""
     places = [(region.file_offset, region.stop, region.name, region.entry_offset) for region in regions]
     places.append((0, layout.HEADER_AREA_SIZE, "the header area", 0))
@@ -269,7 +303,7 @@ def _judge_overlap(regions: tuple[Region, ...], header: Header, log: FindingLog)
             found=f"{second[0]:#x} to {second[1]:#x}",
             expected=f"nothing within {first[0]:#x} to {first[1]:#x}",
         )
-    if not header.log_length:
+    if header is None or not header.log_length:
         return
     for region in (r for r in regions if r.file_offset < header.log_stop and header.log_offset < r.stop):
         log.note(
