@@ -148,7 +148,9 @@ def test_a_run_of_a_benchmark_gives_a_table_with_its_targets(tmp_path: Path) -> 
     root = Path(__file__).parents[1]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path)]
     options = ["-c", os.devnull, "--benchmark-enable", f"--benchmark-json={path}", str(tmp_path)]
-    environment = {**os.environ, "PYTHONPATH": str(root)}
+    # A worker of xdist would take no benchmark.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+    environment["PYTHONPATH"] = str(root)
     subprocess.run([*command, *options], cwd=tmp_path, env=environment, check=True, stdout=subprocess.DEVNULL)
 
     lines = list(show.markdown(json.loads(path.read_text(encoding="utf-8"))))
