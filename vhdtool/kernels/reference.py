@@ -51,6 +51,7 @@ def place_runs(
 _LAYER_BITS, _LAYER_MASK, _NO_LAYER, _KIND_MASK = 9, 511, 511, 3
 _GRAIN_BITS, _GRAIN_MASK, _MISSING = 5, 31, -128
 _ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
+_BIT_COUNTS = np.array([byte.bit_count() for byte in range(256)], np.uint8)
 
 Int64s = npt.NDArray[np.int64]
 Words = npt.NDArray[np.uint64]
@@ -149,8 +150,8 @@ def bit_count(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint8]:
     if hasattr(np, "bitwise_count"):  # since NumPy 2
         counts: npt.NDArray[np.uint8] = np.bitwise_count(words)
         return counts
-    bits = np.unpackbits(words[..., None].view(np.uint8), axis=-1)
-    return np.asarray(bits.sum(axis=-1), np.uint8)
+    of_bytes = _BIT_COUNTS[np.ascontiguousarray(words)[..., None].view(np.uint8)]
+    return np.asarray(of_bytes.sum(axis=-1, dtype=np.uint8))
 
 
 def walk_lookups(
