@@ -133,8 +133,9 @@ def test_batched_reads(benchmark: BenchmarkFixture, used: Used, measuring: bool,
     counts = np.full(BATCH, READ_SIZE)
     starts = np.arange(BATCH) * READ_SIZE
 
+    rows = np.empty((BATCH, READ_SIZE), np.uint8)
+
     def read_flat(offsets: Int64s) -> Rows:
-        rows = np.empty((BATCH, READ_SIZE), np.uint8)
         assert machine.read_pieces(descriptors, offsets, counts, starts, rows.reshape(-1)).all()
         return rows
 
@@ -143,7 +144,7 @@ def test_batched_reads(benchmark: BenchmarkFixture, used: Used, measuring: bool,
             assert np.array_equal(read(offsets), used.truth(offsets))
         return in_process(lambda: [len(read(offsets)) for offsets in batches])
 
-    ours = reading(lambda offsets: used.chain.read_many(offsets, READ_SIZE))
+    ours = reading(lambda offsets: used.chain.read_many(offsets, READ_SIZE, out=rows))
     peers = {"flat file": reading(read_flat), **used.others(batches.reshape(-1))}
     compete(benchmark, ours, peers, rounds=9, targets=BATCHED_TARGETS[used.depth])
     benchmark.extra_info.update(depth=used.depth, reads=batches.size, where=where)

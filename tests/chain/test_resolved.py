@@ -104,6 +104,9 @@ def test_an_offset_outside_of_the_disk_is_refused() -> None:
         chain.read_many([size - 4], 5)
     with pytest.raises(ValueError, match="inside the disk"):
         chain.resolved().resolve(0, size + 1)
+    for wrong in (np.empty((1, 3), np.uint8), np.empty((1, 4), np.int8), np.empty((4, 1), np.uint8)):
+        with pytest.raises(ValueError, match="out is no"):
+            chain.read_many([0], 4, out=wrong)  # type: ignore[arg-type]
 
 
 @given(images=fake_chains(), data=st.data())
@@ -116,6 +119,7 @@ def test_many_reads_are_those_of_the_disk(images: list[FakeImage], data: st.Data
     rows = chain.read_many(offsets, length)
 
     assert rows.shape == (len(offsets), length)
+    assert chain.read_many(offsets, length, out=np.zeros_like(rows)).tobytes() == rows.tobytes()
     assert [row.tobytes() for row in rows] == [disk[start : start + length] for start in offsets]
 
 

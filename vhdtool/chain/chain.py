@@ -214,17 +214,25 @@ class Chain:
         return self.resolved(engine).lookup(offsets)
 
     def read_many(
-        self, offsets: npt.ArrayLike, length: int, *, engine: Engine = "auto"
+        self,
+        offsets: npt.ArrayLike,
+        length: int,
+        *,
+        out: npt.NDArray[np.uint8] | None = None,
+        engine: Engine = "auto",
     ) -> npt.NDArray[np.uint8]:
         """``length`` bytes of the virtual disk from each of ``offsets`` (int64[n]), as uint8[n, length].
 
+        Args:
+            out: uint8[n, length], C-contiguous, filled and returned: fresh memory costs as much as reads do.
+
         Raises:
-            ValueError: a range leaves the disk.
+            ValueError: a range leaves the disk, or ``out`` is something else.
             FormatError, ChainError, ReadError: as ``read``.
         """
         from vhdtool.chain.reader import read_many
 
-        return read_many(self, offsets, length, engine)
+        return read_many(self, offsets, length, out, engine)
 
     def open(self) -> ChainReader:
         """The virtual disk as a read-only, seekable binary file object; does not own the chain."""

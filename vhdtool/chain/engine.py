@@ -60,8 +60,8 @@ class Costs:
         return self.start + bitmaps * self.bitmap + lookups * self.lookup + reads * self.read
 
 
-NUMPY_COSTS: Final = Costs(start=0.0, bitmap=2.2e-6, lookup=190e-9, read=2.5e-6)
-NUMBA_COSTS: Final = Costs(start=0.75, bitmap=0.7e-6, lookup=15e-9, read=0.8e-6)
+NUMPY_COSTS: Final = Costs(start=0.0, bitmap=4.8e-6, lookup=70e-9, read=1.6e-6)
+NUMBA_COSTS: Final = Costs(start=1.0, bitmap=1.3e-6, lookup=5e-9, read=1.0e-6)
 
 
 class Machine:

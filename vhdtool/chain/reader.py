@@ -82,7 +82,11 @@ def require_readable(run: Run, leaf: str) -> None:
 
 
 def read_many(
-    chain: Chain, offsets: npt.ArrayLike, length: int, engine: Engine = "auto"
+    chain: Chain,
+    offsets: npt.ArrayLike,
+    length: int,
+    out: npt.NDArray[np.uint8] | None = None,
+    engine: Engine = "auto",
 ) -> npt.NDArray[np.uint8]:
     """As ``Chain.read_many``: looked up together, then read piece by piece, in the order of ``offsets``."""
     import numpy as np
@@ -92,7 +96,9 @@ def read_many(
     wanted = np.ascontiguousarray(offsets, np.int64)
     if length < 0 or (len(wanted) and not 0 <= wanted.min() <= wanted.max() <= chain.virtual_size - length):
         raise ValueError(f"a range of {length} bytes is not inside the disk of {chain.virtual_size} bytes")
-    rows = np.empty((len(wanted), length), np.uint8)
+    rows = np.empty((len(wanted), length), np.uint8) if out is None else out
+    if rows.shape != (len(wanted), length) or rows.dtype != np.uint8 or not rows.flags.c_contiguous:
+        raise ValueError(f"out is no contiguous array of bytes, {len(wanted)} by {length}")
     sources = [image.source.descriptor for image in chain.images]
     # One more for DAMAGED and one for ZEROS, which index from the end.
     descriptors = np.array(
