@@ -5,11 +5,16 @@ from __future__ import annotations
 import bz2
 import gzip
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+# Who runs the tests in the background may have Ctrl-C ignored, and what they start would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # One run of the suite pretends to be a platform without these calls (see .ci/run).
 if os.environ.get("VHDTOOL_TEST_HIDE_PLATFORM"):

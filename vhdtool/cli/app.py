@@ -63,6 +63,13 @@ class VhdtoolGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        """Parse the options in front of the command; Ctrl-C as in ``invoke``."""
+        try:
+            return super().make_context(*args, **extra)
+        except KeyboardInterrupt as interrupt:
+            raise Stopped from interrupt
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command.
 
