@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
 from tests.chain.fake import FakeImage, chain_of, fake_chains, truth
+from vhdtool.chain import engine as engine_module
 from vhdtool.chain import resolved as resolved_module
 from vhdtool.chain.engine import Engine
 from vhdtool.chain.naive import NaiveWalk
@@ -135,6 +136,8 @@ def test_the_layout_of_the_map_is_the_one_that_kernels_read() -> None:
         (1 << resolved_module.GRAIN_BITS) - 1,
     )
     assert rank.MISSING == resolved_module.MISSING < DAMAGED
+    positioned = pytest.importorskip("vhdtool.kernels.positioned", exc_type=ImportError)
+    assert (positioned.NO_FILE, positioned.ZERO_FILL) == (engine_module.NO_FILE, engine_module.ZERO_FILL)
 
 
 def a_fake() -> FakeImage:

@@ -13,16 +13,19 @@ They are ratios at heart: a machine twice as fast chooses alike.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from threading import Thread
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from vhdtool.errors import MissingPackageError
 from vhdtool.kernels import reference
+
+if TYPE_CHECKING:
+    from vhdtool.source import ByteSource
 
 Engine = Literal["auto", "numpy", "numba"]
 Int64s = npt.NDArray[np.int64]
@@ -37,6 +40,12 @@ ZERO_FILL: Final = -2
 
 # Starting a thread costs as much as some hundred reads.
 PIECES_PER_THREAD: Final = 1 << 12
+
+
+def descriptors_of(sources: Sequence[ByteSource | None]) -> Int32s:
+    """Descriptors of plain files, ``NO_FILE`` for what is none.  Good as long as nobody closes them."""
+    numbers = [None if source is None else source.descriptor for source in sources]
+    return np.array([NO_FILE if number is None else number for number in numbers], np.int32)
 
 
 def cpu_count() -> int:

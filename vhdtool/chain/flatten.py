@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import numpy.typing as npt
 
-from vhdtool.chain.engine import NO_FILE, Engine, Int64s, Machine, Words, cheaper, machine_for
+from vhdtool.chain.engine import Engine, Int64s, Machine, Words, cheaper, descriptors_of, machine_for
 from vhdtool.formats.pieces import reverse_bits
 from vhdtool.model.blockmap import STATE_MASK
 from vhdtool.model.plan import ReadPlan, merged
@@ -382,10 +382,8 @@ class _Window:
             # Layer by layer neighbours are read together, which saves more than it costs.
             missing = np.flatnonzero(rows.bitmap != _SETTLES)
         elif len(placed):
-            numbers = [None if file is None else file.descriptor for file in self.files]
-            descriptors = np.array([NO_FILE if one is None else one for one in numbers], np.int32)
             done = machine.read_pieces(
-                descriptors[rows.depth[placed]],
+                descriptors_of(self.files)[rows.depth[placed]],
                 rows.bitmap[placed],
                 np.full(len(placed), width, np.int64),
                 placed * bits.shape[1],

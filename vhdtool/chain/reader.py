@@ -91,7 +91,7 @@ def read_many(
     """As ``Chain.read_many``: looked up together, then read piece by piece, in the order of ``offsets``."""
     import numpy as np
 
-    from vhdtool.chain.engine import NO_FILE, ZERO_FILL, machine_for
+    from vhdtool.chain.engine import NO_FILE, ZERO_FILL, descriptors_of, machine_for
 
     wanted = np.ascontiguousarray(offsets, np.int64)
     if length < 0 or (len(wanted) and not 0 <= wanted.min() <= wanted.max() <= chain.virtual_size - length):
@@ -99,11 +99,9 @@ def read_many(
     rows = np.empty((len(wanted), length), np.uint8) if out is None else out
     if rows.shape != (len(wanted), length) or rows.dtype != np.uint8 or not rows.flags.c_contiguous:
         raise ValueError(f"out is no contiguous array of bytes, {len(wanted)} by {length}")
-    sources = [image.source.descriptor for image in chain.images]
     # One more for DAMAGED and one for ZEROS, which index from the end.
-    descriptors = np.array(
-        [NO_FILE if one is None else one for one in sources] + [NO_FILE, ZERO_FILL], np.int32
-    )
+    files = descriptors_of([image.source for image in chain.images])
+    descriptors = np.append(files, np.array([NO_FILE, ZERO_FILL], np.int32))
     resolved = chain.resolved(engine)
     machine = machine_for(engine, reads=len(wanted))
     todo, done = np.arange(len(wanted)), np.zeros(len(wanted), np.int64)
@@ -127,37 +125,32 @@ class _Cell(NamedTuple):
 
     Attributes:
         starts: guest bytes where runs begin, ascending, then the cell's end.
-        sources: where each run stands; None for zeros and what cannot be read.
-        shifts: of each run, file offset less guest offset; what none holds has its layer here.
+        layers: of each run, as in a plan.
+        shifts: of each run that a layer holds, file offset less guest offset.
     """
 
     starts: list[int]
-    sources: list[ByteSource | None]
+    layers: list[int]
     shifts: list[int]
 
-    def runs(self, layers: dict[int, int], start: int, stop: int) -> Iterator[Run]:
+    def runs(self, start: int, stop: int) -> Iterator[Run]:
         """Those of guest range ``[start, stop)``, inside the cell."""
         i = bisect_right(self.starts, start) - 1
         while start < stop:
             end = min(stop, self.starts[i + 1])
-            source, shift = self.sources[i], self.shifts[i]
-            if source is None:
-                yield Run(start, end - start, shift, -1)
-            else:
-                yield Run(start, end - start, layers[id(source)], start + shift)
+            layer = self.layers[i]
+            yield Run(start, end - start, layer, -1 if layer < 0 else start + self.shifts[i])
             start = end
             i += 1
 
 
-def _read_run(source: ByteSource | None, shift: int, start: int, size: int) -> bytes | None:
-    """Bytes of a run of a cell; None where that is not so easy, or fails: who asks again will hear of it."""
-    if source is None:
-        return bytes(size) if shift == ZEROS else None
+def _read_plain(source: ByteSource, offset: int, size: int) -> bytes | None:
+    """Bytes of a plain file; None where it is none, or reading fails: who asks again will hear of it."""
     descriptor = source.descriptor
     if descriptor is None:
         return None
     try:
-        data = os.pread(descriptor, size, start + shift)
+        data = os.pread(descriptor, size, offset)
     except OSError:
         return None
     return data if len(data) == size else None
@@ -178,7 +171,7 @@ class ChainReader(io.RawIOBase):
         self._size = chain.virtual_size
         self._position = 0
         self.name = str(chain.layers[0].path)
-        self._layers = {id(image.source): i for i, image in enumerate(chain.images)}
+        self._sources = [image.source for image in chain.images]
         self._images = chain.images
         self._map = chain.resolved()
         self._segment_size = self._map.segment_size
@@ -227,7 +220,12 @@ class ChainReader(io.RawIOBase):
             # What this is for: a small read inside one run costs hardly more than the read of its file.
             i = bisect_right(cell.starts, start) - 1
             if start + size <= cell.starts[i + 1]:
-                data = _read_run(cell.sources[i], cell.shifts[i], start, size)
+                layer = cell.layers[i]
+                data = None
+                if layer >= 0:
+                    data = _read_plain(self._sources[layer], start + cell.shifts[i], size)
+                elif layer == ZEROS:
+                    data = bytes(size)
                 if data is not None:
                     self._position = start + size
                     return data
@@ -256,7 +254,7 @@ class ChainReader(io.RawIOBase):
                 yield bytes(run.length)
                 continue
             require_readable(run, self.name)
-            source = self._images[run.layer].source
+            source = self._sources[run.layer]
             yield source.read_exact(run.file_offset, run.length, field=payload_field(run))
 
     def _runs(self, start: int, stop: int) -> Iterator[Run]:
@@ -269,7 +267,7 @@ class ChainReader(io.RawIOBase):
                     self._walked[start // self._segment_size] += 1
                     yield run
             else:
-                yield from cell.runs(self._layers, start, end)
+                yield from cell.runs(start, end)
             start = end
 
     def _cell(self, offset: int) -> _Cell | None:
@@ -283,14 +281,8 @@ class ChainReader(io.RawIOBase):
                 self._walked.clear()
             return None
         starts, layers, places = self._map.cell_runs(offset)
-        images = self._images
         cell = _Cell(
-            [*starts.tolist(), (number + 1) << self._cell_shift],
-            [None if layer < 0 else images[layer].source for layer in layers.tolist()],
-            [
-                layer if layer < 0 else shift
-                for layer, shift in zip(layers.tolist(), (places - starts).tolist())
-            ],
+            [*starts.tolist(), (number + 1) << self._cell_shift], layers.tolist(), (places - starts).tolist()
         )
         if self._runs_kept > _RUNS_KEPT:
             self._cells.clear()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -68,11 +67,6 @@ def holding_of(image: DiskImage) -> Holding:
         block = image.next_stored(stop) if stop < geometry.block_count else stop
     width = -(-geometry.sectors_per_block // 8)
     return Holding(stored, bitmaps, geometry.block_count * _ENTRY_BYTES[image.format], bitmaps * width)
-
-
-def holdings_of(images: Sequence[DiskImage]) -> tuple[Holding, ...]:
-    """The same for all layers, leaf first."""
-    return tuple(holding_of(image) for image in images)
 
 
 class VisibleCount:
