@@ -83,10 +83,9 @@ class TableSurvey:
 
     def __init__(self, table: Table, log: FindingLog) -> None:
         self._table = table
-        self.overlaps = _survey_table(table, log)
+        self.overlaps, used = _survey_table(table, log)
         # Where few blocks are stored, the table is not read again for each window.
         self._kept: StoredBlocks | None = None
-        used = table.count_used()
         if used <= KEPT_BLOCKS_MAX and table.blocks_there == table.block_count:
             self._kept = self._scan(0, table.block_count)
 
@@ -120,13 +119,15 @@ def _damaged(start: int, stop: int) -> StoredBlocks:
     return StoredBlocks(block, np.full(len(block), BlockState.DAMAGED, np.int64))
 
 
-def _survey_table(table: Table, log: FindingLog) -> Overlaps:
-    stored = unaligned = tail = 0
+def _survey_table(table: Table, log: FindingLog) -> tuple[Overlaps, int]:
+    """Judge the whole table, in windows; how many blocks of the disk its entries say are stored."""
+    stored = unaligned = tail = in_holes = 0
     first_tail: tuple[int, str] | None = None
     for window in table.windows(0, table.entry_count):
         inside = max(0, min(window.count, table.block_count - window.first))
         if window.data is None:
             _note_hole(table, window, inside, log)
+            in_holes += inside
             if inside < window.count:
                 first_tail = first_tail or (window.first + inside, "a hole")
                 tail += window.count - inside
@@ -165,7 +166,7 @@ def _survey_table(table: Table, log: FindingLog) -> Overlaps:
         within=lambda low, high: _stored_ranges(table, low, high),
     )
     _note_overlaps(table, overlaps, log)
-    return overlaps
+    return overlaps, stored + in_holes
 
 
 def _stored_ranges(table: Table, low: int = 0, high: int = 1 << 62) -> Iterator[Batch]:
