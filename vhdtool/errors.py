@@ -338,6 +338,10 @@ class FindingLog:
     def __iter__(self) -> Iterator[Finding]:
         return iter(self.all())
 
+    def errors(self) -> tuple[Finding, ...]:
+        """The errors among the findings kept so far."""
+        return tuple(f for f in self.all() if f.severity is Severity.ERROR) if self._kept else ()
+
     def all(self) -> tuple[Finding, ...]:
         """The findings kept so far."""
         if not self._kept:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from hypothesis import strategies as st
 
 from vhdtool.chain.chain import Chain, FoundBy, Layer, LinkVerdict
-from vhdtool.errors import Finding
+from vhdtool.errors import Finding, Severity
 from vhdtool.formats.image import BitmapPlaces, Section
 from vhdtool.formats.probe import BAT, BITMAP, Look, Outcome, look_at_payload
 from vhdtool.model.blockmap import BlockMap, StoredBlocks, pack
@@ -49,6 +49,10 @@ class FakeImage:
         size = 512 + len(self.states) * (self.geometry.block_size + 512)
         self.data = rng.integers(1, 256, size, np.uint8).tobytes()
         self.source = MemorySource(f"fake-{self.seed}", self.data)
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        return tuple(finding for finding in self.findings if finding.severity is Severity.ERROR)
 
     def counts(self) -> BlockCounts:
         return BlockCounts(len(self.states))

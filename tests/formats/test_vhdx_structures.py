@@ -36,7 +36,7 @@ from tests.builders.vhdx import (
     the_items,
     with_headers,
 )
-from vhdtool.errors import CorruptError, Finding, FormatError, Severity, UnsupportedError
+from vhdtool.errors import CorruptError, Finding, FormatError, ReadError, Severity, UnsupportedError
 from vhdtool.formats.image import OpenOptions
 from vhdtool.formats.vhdx import layout
 from vhdtool.formats.vhdx.image import VhdxImage, open_vhdx
@@ -266,6 +266,32 @@ def test_the_same_fault_in_two_files_is_found_in_both_and_names_each() -> None:
 @pytest.mark.parametrize("at", [REGIONS_1, REGIONS_2])
 def test_one_lost_region_table_is_a_warning(at: int) -> None:
     assert found(patched(a_vhdx(), at + 40, b"\xff", repair=False)) == [("vhdx.region.one", WARNING)]
+
+
+class _Unreadable(MemorySource):
+    """Bytes of which the second region table cannot be read."""
+
+    def read_exact(self, offset: int, length: int, *, field: str) -> bytes:
+        if field == "region table 2":
+            raise ReadError(f"cannot read {self.name}, {field}: Input/output error")
+        return super().read_exact(offset, length, field=field)
+
+
+def test_the_second_region_table_is_read_only_when_findings_are_asked_for() -> None:
+    image = open_vhdx(_Unreadable("disk.vhdx", bytes(a_vhdx())), OpenOptions())
+
+    assert image.errors == ()
+    (finding,) = image.findings
+    assert (finding.code, finding.severity) == ("vhdx.region.one", WARNING)
+    assert finding.found == "cannot read disk.vhdx, region table 2: Input/output error"
+    assert image.findings == (finding,)
+
+
+def test_a_closed_file_is_not_read_for_its_findings() -> None:
+    image = opened(patched(a_vhdx(), REGIONS_2 + 40, b"\xff", repair=False))
+    image.close()
+
+    assert image.findings == ()
 
 
 def test_two_lost_region_tables_are_refused_unless_checksums_are_ignored() -> None:

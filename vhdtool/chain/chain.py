@@ -83,8 +83,8 @@ class Chain:
             raise ValueError("a chain has at least one layer")
         self.layers = tuple(layers)
         self.findings = (*(f for layer in layers for f in layer.findings), *findings)
-        # A survey adds findings later: each of those spoils blocks, these spoil the whole.
-        self._opening_findings = tuple(f for layer in layers for f in layer.image.findings)
+        # A survey adds errors later: each of those spoils blocks, these spoil the whole.
+        self._opening_errors = tuple(error for layer in layers for error in layer.image.errors)
         self._sound: set[bool] = set()
         self._maps: dict[Engine, ResolvedMap] = {}
 
@@ -136,12 +136,12 @@ class Chain:
         """
         if allow_damaged in self._sound:
             return
-        raise_first_error(self._opening_findings)
+        raise_first_error(self._opening_errors)
         raise_first_error(self.findings)
         for image in self.images:
             image.survey()
             if not allow_damaged:
-                raise_first_error(image.findings)
+                raise_first_error(image.errors)
         self._sound.add(allow_damaged)
 
     def windows(

@@ -113,7 +113,7 @@ def open_chain(
         opened.append(image)
         while True:
             if strict:
-                raise_first_error(image.findings)
+                raise_first_error(image.errors)
             trail.add(image, path)
             step = finder.follow(image, path, trail)
             if step.image is not None:

@@ -87,6 +87,8 @@ class DiskImage(Protocol):
         created: UTC; None where the format does not say.
         sections: headers in use, for ``info``.
         findings: what has been found so far; ``survey`` and ``inspect`` add to it.
+        errors: the errors among them.  Whoever only wants to read asks for these: what does no more than
+            warn may not have been looked for until somebody asks for ``findings``.
     """
 
     @property
@@ -113,6 +115,8 @@ class DiskImage(Protocol):
     def sections(self) -> Sequence[Section]: ...
     @property
     def findings(self) -> tuple[Finding, ...]: ...
+    @property
+    def errors(self) -> tuple[Finding, ...]: ...
 
     def counts(self) -> BlockCounts:
         """Blocks by state, read from the table in windows; bitmaps are not read."""
@@ -215,6 +219,6 @@ def require_sound(image: DiskImage) -> None:
     Raises:
         FormatError: that finding.
     """
-    raise_first_error(image.findings)
+    raise_first_error(image.errors)
     image.survey()
-    raise_first_error(image.findings)
+    raise_first_error(image.errors)

@@ -93,6 +93,11 @@ class RawImage:
         """What is wrong with it."""
         return self._log.all()
 
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        """The errors among them."""
+        return self._log.errors()
+
     def counts(self) -> BlockCounts:
         """A raw image has no blocks."""
         return BlockCounts()

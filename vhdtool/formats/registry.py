@@ -111,7 +111,7 @@ def open_image(
             recognised = recognise(source)
         image = open_recognised(recognised, source, options or OpenOptions(), raw=raw)
         if strict:
-            raise_first_error(image.findings)
+            raise_first_error(image.errors)
     except BaseException:
         source.close()
         raise

@@ -157,6 +157,11 @@ class MergedImage:
         """Those of the layers."""
         return tuple(finding for image in self._images for finding in image.findings)
 
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        """Those of the layers."""
+        return tuple(error for image in self._images for error in image.errors)
+
     # ------------------------------------------------------------ one at a time
 
     def counts(self) -> BlockCounts:

@@ -123,6 +123,11 @@ class VhdImage:
         return self._findings.all()
 
     @property
+    def errors(self) -> tuple[Finding, ...]:
+        """The errors among them."""
+        return self._findings.errors()
+
+    @property
     def is_msb_first(self) -> bool:
         """Whether a bitmap's first sector is the most significant bit, as in all but one old Xen version."""
         return not (self.footer.is_xen and self.footer.creator_version == _VERSION_LSB_FIRST)

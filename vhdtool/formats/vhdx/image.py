@@ -15,7 +15,7 @@ from vhdtool.formats.vhdx.chunk import ChunkLayout
 from vhdtool.formats.vhdx.header import Header, Headers, find_valid_header, read_headers
 from vhdtool.formats.vhdx.log import Replay, replay_log
 from vhdtool.formats.vhdx.metadata import Metadata, read_metadata
-from vhdtool.formats.vhdx.region import RegionTable, read_region_table
+from vhdtool.formats.vhdx.region import RegionTable, judge_second_table, read_region_table
 from vhdtool.formats.vhdx.table import BatReader, Table, merged_ranges
 from vhdtool.model.identity import DiskType, Identity, ImageFormat, ParentLink
 from vhdtool.model.state import BlockCounts, BlockState, LogState
@@ -126,6 +126,7 @@ class VhdxImage:
         self._survey: BatSurvey | None = None
         self._counts: BlockCounts | None = None
         self._inspected = False
+        self._is_second_table_judged = regions.offset != layout.REGION_TABLE_OFFSETS[0]
         self._replay = replay
         self.chunks = ChunkLayout(
             self.geometry.block_count,
@@ -151,9 +152,21 @@ class VhdxImage:
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """What has been found so far."""
+        """What has been found so far, with what is wrong with the region table that is not in use.
+
+        That one is read when this is first asked for; once the file is closed, it no longer is.
+        """
         with self._lock:
+            if not self._is_second_table_judged:
+                self._is_second_table_judged = True
+                judge_second_table(self.source, self._log)
             return self._log.all()
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        """The errors among them."""
+        with self._lock:
+            return self._log.errors()
 
     @property
     def sections(self) -> Sequence[Section]:
@@ -295,6 +308,7 @@ class VhdxImage:
 
     def close(self) -> None:
         """Let go of the file."""
+        self._is_second_table_judged = True
         self.source.close()
 
     def _judge_room(self) -> None:

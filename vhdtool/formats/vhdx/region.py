@@ -1,7 +1,8 @@
 """The region table: where the BAT and the metadata are.
 
-Two copies; the first valid one counts.  Region tables go through the log, so they are read after it has
-been replayed.
+Two copies; the first valid one counts, and when that is the first, reading needs no other: what is wrong
+with the second is told to who asks (``judge_second_table``).  Region tables go through the log, so they are
+read after it has been replayed.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from itertools import pairwise
 from typing import Final, NamedTuple
 
 from vhdtool.checksum import crc32c_without_field
-from vhdtool.errors import EXIT_UNSUPPORTED, FindingLog, FormatError, Severity
+from vhdtool.errors import EXIT_UNSUPPORTED, FindingLog, FormatError, ReadError, Severity
 from vhdtool.formats.image import Section
 from vhdtool.formats.vhdx import layout
 from vhdtool.formats.vhdx.header import Header
@@ -138,48 +139,21 @@ def _decode_table(raw: bytes, offset: int, size: int, header: Header | None, log
     )
 
 
-def _choose(source: ByteSource, log: FindingLog, *, ignore_checksums: bool) -> tuple[bytes, int]:
-    copies = [
-        source.read_exact(offset, layout.REGION_TABLE_SIZE, field=f"region table {i}")
-        for i, offset in enumerate(layout.REGION_TABLE_OFFSETS, 1)
-    ]
-    are_equal = copies[0] == copies[1]
-    faults = [_fault(copies[0])]
-    faults.append(faults[0] if are_equal else _fault(copies[1]))
-    if all(faults):
-        if ignore_checksums:
-            for raw, offset in zip(copies, layout.REGION_TABLE_OFFSETS):
-                if _is_plausible(raw):
-                    log.note(
-                        Severity.WARNING,
-                        "vhdx.region.checksum",
-                        "the checksum of the region table is wrong and was ignored as asked",
-                        offset=offset + layout.CHECKSUM_OFFSET,
-                        field="region_table.Checksum",
-                        found=int.from_bytes(raw[4:8], "little"),
-                        expected=crc32c_without_field(raw, layout.CHECKSUM_OFFSET),
-                    )
-                    return raw, offset
-        log.refuse(
-            "vhdx.region.both",
-            "neither region table is valid",
-            offset=layout.REGION_TABLE_OFFSETS[0],
-            field="region_table",
-            found=f"{faults[0]}; table 2: {faults[1]}",
-            expected="a signature 'regi' and the right checksum in one of them",
-        )
-    if any(faults):
-        lost = 0 if faults[0] else 1
-        log.note(
-            Severity.WARNING,
-            "vhdx.region.one",
-            f"region table {lost + 1} is lost, the other one is used",
-            offset=layout.REGION_TABLE_OFFSETS[lost],
-            field="region_table",
-            found=faults[lost],
-            expected="a signature 'regi' and the right checksum",
-        )
-    elif not are_equal:
+def judge_second_table(source: ByteSource, log: FindingLog) -> None:
+    """Compare the second region table with the first one, which is valid and in use.
+
+    A pass of its own because it takes as long as half of opening a file, and finds nothing but warnings.
+    """
+    try:
+        second = _read_copy(source, 1)
+        if second == _read_copy(source, 0):
+            return
+        fault = _fault(second)
+    except ReadError as error:
+        fault = str(error)
+    if fault:
+        _note_lost(1, fault, log)
+    else:
         log.note(
             Severity.WARNING,
             "vhdx.region.differ",
@@ -187,8 +161,57 @@ def _choose(source: ByteSource, log: FindingLog, *, ignore_checksums: bool) -> t
             offset=layout.REGION_TABLE_OFFSETS[1],
             field="region_table",
         )
-    used = 1 if faults[0] else 0
-    return copies[used], layout.REGION_TABLE_OFFSETS[used]
+
+
+def _choose(source: ByteSource, log: FindingLog, *, ignore_checksums: bool) -> tuple[bytes, int]:
+    """The first valid copy and where it stands."""
+    first = _read_copy(source, 0)
+    fault = _fault(first)
+    if not fault:
+        return first, layout.REGION_TABLE_OFFSETS[0]
+    second = _read_copy(source, 1)
+    second_fault = _fault(second)
+    if not second_fault:
+        _note_lost(0, fault, log)
+        return second, layout.REGION_TABLE_OFFSETS[1]
+    if ignore_checksums:
+        for raw, offset in zip((first, second), layout.REGION_TABLE_OFFSETS):
+            if _is_plausible(raw):
+                log.note(
+                    Severity.WARNING,
+                    "vhdx.region.checksum",
+                    "the checksum of the region table is wrong and was ignored as asked",
+                    offset=offset + layout.CHECKSUM_OFFSET,
+                    field="region_table.Checksum",
+                    found=int.from_bytes(raw[4:8], "little"),
+                    expected=crc32c_without_field(raw, layout.CHECKSUM_OFFSET),
+                )
+                return raw, offset
+    log.refuse(
+        "vhdx.region.both",
+        "neither region table is valid",
+        offset=layout.REGION_TABLE_OFFSETS[0],
+        field="region_table",
+        found=f"{fault}; table 2: {second_fault}",
+        expected="a signature 'regi' and the right checksum in one of them",
+    )
+
+
+def _read_copy(source: ByteSource, i: int) -> bytes:
+    offset = layout.REGION_TABLE_OFFSETS[i]
+    return source.read_exact(offset, layout.REGION_TABLE_SIZE, field=f"region table {i + 1}")
+
+
+def _note_lost(i: int, fault: str, log: FindingLog) -> None:
+    log.note(
+        Severity.WARNING,
+        "vhdx.region.one",
+        f"region table {i + 1} is lost, the other one is used",
+        offset=layout.REGION_TABLE_OFFSETS[i],
+        field="region_table",
+        found=fault,
+        expected="a signature 'regi' and the right checksum",
+    )
 
 
 def _fault(raw: bytes) -> str:
