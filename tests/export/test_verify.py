@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 
 from tests.chain.fake import FakeImage, chain_of, fake_chains, truth
 from tests.export.kit import CHUNK, MIB, HookedSource, a_disk, chain_over, open_raw, some_data
-from vhdtool.errors import CorruptError, FileMissingError, FormatError, SourceChangedError
+from vhdtool.errors import (
+    CorruptError,
+    FileMissingError,
+    Finding,
+    FormatError,
+    Location,
+    Severity,
+    SourceChangedError,
+)
 from vhdtool.export.compare import Ranges, compare_contents
 from vhdtool.export.copy import CancelledError, CancelToken
 from vhdtool.export.create import create_image
@@ -254,11 +262,22 @@ def test_any_two_chains_compare_as_their_bytes_do(
     assert all(stop < start for stop, (start, _) in zip(stops, comparison.ranges[1:]))
 
 
-def test_a_damaged_chain_is_not_compared(tmp_path: Path) -> None:
-    damaged = FakeImage(Geometry(1024, 512), [BlockState.DATA, BlockState.DAMAGED], {})
+def test_a_damaged_chain_is_not_compared() -> None:
+    geometry = Geometry(1024, 512)
+    damaged = FakeImage(geometry, [BlockState.DATA, BlockState.DAMAGED], {})
+    sound = FakeImage(geometry, [BlockState.DATA, BlockState.DATA], {}, seed=1)
 
-    with pytest.raises(CorruptError):
-        compare_contents(chain_of(damaged), chain_of(damaged))
+    for a, b in ((damaged, sound), (sound, damaged)):
+        with pytest.raises(CorruptError):
+            compare_contents(chain_of(a), chain_of(b))
+
+
+def test_an_unsound_chain_is_not_even_compared_with_itself() -> None:
+    error = Finding("test.error", Severity.ERROR, Location("x"), "broken")
+    unsound = FakeImage(Geometry(512, 512), [BlockState.DATA], {}, findings=(error,))
+
+    with pytest.raises(CorruptError, match=r"test\.error"):
+        compare_contents(chain_of(unsound), chain_of(unsound))
 
 
 def test_a_file_that_changes_while_it_is_compared_is_exit_75(tmp_path: Path) -> None:

@@ -2,23 +2,36 @@
 
 Bytes that both chains take from the same place of the same file are equal, and so are zeros; whatever else
 was written in between *can* differ.  No payload byte is read.
+
+::
+
+    a's own layers    b's own layers          each resolved by itself
+          └───── cut ──────┘                  where both say nothing, or take one place: the same
+                   │ where only one says something and the other side's origin is asked for
+    layers that both have, at the bottom      resolved there alone
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from vhdtool.chain.chain import Chain, Layer
 from vhdtool.chain.flatten import resolve
+from vhdtool.formats.image import DiskImage
 from vhdtool.model.plan import DAMAGED, ZEROS, ReadPlan, Run, merged
 from vhdtool.model.state import UNHELD
 from vhdtool.source import files_of
 
 Int64s = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+# Resolving costs something for each layer and each call: smaller gaps are resolved with the rest.
+_GAP_CELLS: Final = 1 << 12
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,16 +41,27 @@ class SideBySide:
     Attributes:
         offset, length: int64[n], guest bytes; the pieces tile the range.
         same: bool[n], whether both sides take the piece from one place, so that it must be equal.
-        layer_a, file_offset_a, layer_b, file_offset_b: where either side takes it from, as in a plan.
+        layer_a, file_offset_a, layer_b, file_offset_b: where either side takes it from, as in a plan;
+            ``UNHELD`` where both take it from layers that they share.
     """
 
-    offset: npt.NDArray[np.int64]
-    length: npt.NDArray[np.int64]
-    same: npt.NDArray[np.bool_]
+    offset: Int64s
+    length: Int64s
+    same: Bools
     layer_a: npt.NDArray[np.int16]
     file_offset_a: Int64s
     layer_b: npt.NDArray[np.int16]
     file_offset_b: Int64s
+
+    @property
+    def start(self) -> int:
+        """The first guest byte."""
+        return int(self.offset[0])
+
+    @property
+    def stop(self) -> int:
+        """The guest byte behind the last piece."""
+        return int(self.offset[-1] + self.length[-1])
 
     def differing(self) -> Iterator[tuple[Run, Run]]:
         """Both sides of each piece that is not the same."""
@@ -47,6 +71,21 @@ class SideBySide:
         sides = (zip(*(column[rows].tolist() for column in columns)) for columns in (a, b))
         for run_a, run_b in zip(*sides):
             yield Run._make(run_a), Run._make(run_b)
+
+    def cut(self, offset: Int64s, stop: int) -> SideBySide:
+        """The same pieces, or parts of them: those that begin at each ``offset``, up to ``stop``."""
+        piece = np.searchsorted(self.offset, offset, "right") - 1
+        skipped = offset - self.offset[piece]
+        layers = self.layer_a[piece], self.layer_b[piece]
+        places = self.file_offset_a[piece], self.file_offset_b[piece]
+        place_a, place_b = (np.where(layer < 0, -1, place + skipped) for layer, place in zip(layers, places))
+        length = np.diff(offset, append=stop)
+        return SideBySide(offset, length, self.same[piece], layers[0], place_a, layers[1], place_b)
+
+    def clipped(self, start: int, stop: int) -> SideBySide:
+        """The part inside guest range ``[start, stop)``, which lies in this one and is not empty."""
+        inside = self.offset[(self.offset > start) & (self.offset < stop)]
+        return self.cut(np.concatenate(([start], inside)), stop)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,19 +108,15 @@ class Difference:
         return sum(length for _, length in self.ranges)
 
 
-def side_by_side(a: Chain, b: Chain, start: int = 0, stop: int | None = None) -> Iterator[SideBySide]:
-    """The disks of ``a`` and ``b`` in guest range ``[start, stop)``, in windows.
-
-    Bytes; ``stop`` None is the end of the smaller one.
+def side_by_side(a: Chain, b: Chain) -> Iterator[SideBySide]:
+    """The disks of ``a`` and ``b`` up to the end of the smaller one, in windows.
 
     Raises:
         FormatError, ChainError: one of them is not sound.
     """
-    stop = min(a.virtual_size, b.virtual_size) if stop is None else stop
-    files: dict[object, int] = {}
-    file_of_a, file_of_b = _file_numbers(a, files), _file_numbers(b, files)
-    for plan_a, plan_b in _in_step(a.windows(start, stop), b.windows(start, stop), start, stop):
-        yield _cut(plan_a, file_of_a, plan_b, file_of_b)
+    pair = _Pair(a, b)
+    for window in pair.windows():
+        yield from pair.filled(window, _is_half_held)
 
 
 def diff_chains(a: Chain, b: Chain) -> Difference:
@@ -93,60 +128,151 @@ def diff_chains(a: Chain, b: Chain) -> Difference:
     Raises:
         FormatError, ChainError: one of them is not sound.
     """
-    a.require_sound()
-    b.require_sound()
+    pair = _Pair(a, b)
     collected = RangeList()
+    for window in pair.windows():
+        for part in pair.filled(window, _is_unclear):
+            collected.extend(part.offset[~part.same], part.length[~part.same])
     smaller, larger = sorted((a.virtual_size, b.virtual_size))
-    keys_a, keys_b = ([_file_key(layer) for layer in chain.layers] for chain in (a, b))
-    shared = 0
-    while shared < min(len(keys_a), len(keys_b)) and keys_a[-1 - shared] == keys_b[-1 - shared]:
-        shared += 1
-    files: dict[object, int] = {}
-    file_of = _file_numbers(a, files), _file_numbers(b, files)
-    # Only the layers above say what can differ: below them both read the same.
-    own_a, own_b = (_own_runs(chain, len(chain.layers) - shared, smaller) for chain in (a, b))
-    for plan_a, plan_b in _in_step(own_a, own_b, 0, smaller):
-        offset, length, is_clear = _differences(plan_a, plan_b, *file_of)
-        if is_clear.all():
-            collected.extend(offset, length)
-            continue
-        for start, count, enough in zip(offset.tolist(), length.tolist(), is_clear.tolist()):
-            if enough:
-                collected.add(start, count)
-                continue
-            for piece in side_by_side(a, b, start, start + count):
-                collected.extend(piece.offset[~piece.same], piece.length[~piece.same])
     collected.add(smaller, larger - smaller)
-    theirs = set(keys_b)
-    common = tuple(str(layer.path) for layer, key in zip(a.layers, keys_a) if key in theirs)
-    return Difference(larger, common, tuple(collected.ranges))
+    return Difference(larger, pair.common_layers(), tuple(collected.ranges))
 
 
-def _own_runs(chain: Chain, layer_count: int, stop: int) -> Iterator[ReadPlan]:
-    """What the chain's first layers say of the disk up to ``stop``; ``UNHELD`` where they say nothing."""
-    if layer_count == 0:
-        return iter([ReadPlan.of_runs([Run(0, stop, UNHELD, -1)])])
-    windows = resolve(chain.images[:layer_count], 0, stop)
-    return (merged(own.offset, own.length, own.layer, own.file_offset) for own in windows)
+def _is_half_held(window: SideBySide) -> Bools:
+    """Where just one side's own layers say what it reads: the other's origin is not known yet."""
+    half_held: Bools = (window.layer_a == UNHELD) != (window.layer_b == UNHELD)
+    return half_held
 
 
-def _differences(
-    a: ReadPlan, b: ReadPlan, file_of_a: Int64s, file_of_b: Int64s
-) -> tuple[Int64s, Int64s, npt.NDArray[np.bool_]]:
-    """Where plans of what the chains' own layers say can differ: starts, lengths, whether that is all to say.
+def _is_unclear(window: SideBySide) -> Bools:
+    """Where zeros stand against what shared layers hold, which may be zeros too."""
+    unclear: Bools = _is_half_held(window) & ((window.layer_a == ZEROS) | (window.layer_b == ZEROS))
+    return unclear
 
-    It is not where zeros stand against what shared layers hold, which may be zeros too.
+
+class _Pair:
+    """Two chains with the layers that they share at their bottoms.
+
+    Raises:
+        FormatError, ChainError: one of them is not sound.
     """
-    offset, in_a, in_b = _joined_edges(a, b)
-    layer_a, layer_b = a.layer[in_a], b.layer[in_b]
-    held = (layer_a >= 0) & (layer_b >= 0)
-    same = held & (_places(a, in_a, offset) == _places(b, in_b, offset))
-    same[held] &= file_of_a[layer_a[held]] == file_of_b[layer_b[held]]
-    same |= (layer_a == layer_b) & ((layer_a == ZEROS) | (layer_a == UNHELD))
-    lower, upper = np.minimum(layer_a, layer_b), np.maximum(layer_a, layer_b)
-    unclear = (lower == UNHELD) & (upper == ZEROS)
-    differs = np.flatnonzero(~same)
-    return offset[differs], np.diff(offset, append=a.stop)[differs], ~unclear[differs]
+
+    def __init__(self, a: Chain, b: Chain) -> None:
+        a.require_sound()
+        b.require_sound()
+        self._chains = a, b
+        keys_a, keys_b = self._keys = [[_file_key(layer) for layer in chain.layers] for chain in (a, b)]
+        count = 0
+        while count < min(len(keys_a), len(keys_b)) and keys_a[-1 - count] == keys_b[-1 - count]:
+            count += 1
+        self._own_counts = len(keys_a) - count, len(keys_b) - count
+        self._shared: tuple[DiskImage, ...] = a.images[len(keys_a) - count :]
+        self._gap = _GAP_CELLS * min((image.geometry.block_size for image in self._shared), default=1)
+        known: dict[object, int] = {}
+        # Indexed by layer: negative ones count from the end.
+        self._file_of = [
+            np.array([*(known.setdefault(key, len(known)) for key in keys), UNHELD, DAMAGED, ZEROS], np.int64)
+            for keys in self._keys
+        ]
+
+    def common_layers(self) -> tuple[str, ...]:
+        """Paths of the files that both read, in the order of the first."""
+        keys_a, keys_b = self._keys
+        theirs = set(keys_b)
+        return tuple(str(layer.path) for layer, key in zip(self._chains[0].layers, keys_a) if key in theirs)
+
+    def windows(self) -> Iterator[SideBySide]:
+        """What the chains' own layers say, up to the end of the smaller disk; ``UNHELD`` where nothing."""
+        stop = min(chain.virtual_size for chain in self._chains)
+        plans_a, plans_b = (self._own_plans(side, stop) for side in (0, 1))
+        for a, b in _in_step(plans_a, plans_b, 0, stop):
+            offset = np.union1d(a.offset, b.offset)
+            in_a, in_b = (np.searchsorted(plan.offset, offset, "right") - 1 for plan in (a, b))
+            yield self._judged(
+                offset,
+                a.stop,
+                a.layer[in_a],
+                _places(a, in_a, offset),
+                b.layer[in_b],
+                _places(b, in_b, offset),
+            )
+
+    def filled(self, window: SideBySide, needs: Callable[[SideBySide], Bools]) -> Iterator[SideBySide]:
+        """``window`` in parts, with what shared layers say put in where pieces need it."""
+        position = window.start
+        for start, stop in self._spans(window, needs(window)):
+            if position < start:
+                yield window.clipped(position, start)
+            for plan in self._shared_plans(start, stop):
+                yield self._filled(window.clipped(plan.start, plan.stop), plan, needs)
+            position = stop
+        if position < window.stop:
+            yield window if position == window.start else window.clipped(position, window.stop)
+
+    def _own_plans(self, side: int, stop: int) -> Iterator[ReadPlan]:
+        """What one chain's own layers say of the disk up to ``stop``."""
+        images = self._chains[side].images[: self._own_counts[side]]
+        if not images:
+            return iter([ReadPlan.of_runs([Run(0, stop, UNHELD, -1)])])
+        windows = resolve(images, 0, stop)
+        if not self._shared:
+            return (own.plan() for own in windows)
+        return (merged(own.offset, own.length, own.layer, own.file_offset) for own in windows)
+
+    def _spans(self, window: SideBySide, needed: Bools) -> list[tuple[int, int]]:
+        """Ranges of ``window`` in which all ``needed`` pieces lie: neighbours, and what is near, in one."""
+        rows = np.flatnonzero(needed)
+        if not len(rows):
+            return []
+        starts, stops = window.offset[rows], window.offset[rows] + window.length[rows]
+        new = np.flatnonzero(starts[1:] - stops[:-1] > self._gap)
+        first, last = np.concatenate(([0], new + 1)), np.append(new, len(rows) - 1)
+        return list(zip(starts[first].tolist(), stops[last].tolist()))
+
+    def _shared_plans(self, start: int, stop: int) -> Iterator[ReadPlan]:
+        """What the shared layers say of guest bytes ``[start, stop)``; zeros behind the first one's end."""
+        end = min(stop, max(start, self._shared[0].geometry.virtual_size))
+        if start < end:
+            for window in resolve(self._shared, start, end):
+                yield window.plan()
+        if end < stop:
+            yield ReadPlan.of_runs([Run(end, stop - end, ZEROS, -1)])
+
+    def _filled(
+        self, window: SideBySide, shared: ReadPlan, needs: Callable[[SideBySide], Bools]
+    ) -> SideBySide:
+        """``window`` with the ``shared`` plan of the same range put in where pieces need it."""
+        needed = needs(window)
+        edges = shared.offset[needed[np.searchsorted(window.offset, shared.offset, "right") - 1]]
+        offset = np.union1d(window.offset, edges)
+        cut = window.cut(offset, window.stop)
+        in_shared = np.searchsorted(shared.offset, offset, "right") - 1
+        places = _places(shared, in_shared, offset)
+        needed = needs(cut)
+        sides = []
+        for own_count, layer, place in zip(
+            self._own_counts, (cut.layer_a, cut.layer_b), (cut.file_offset_a, cut.file_offset_b)
+        ):
+            below = shared.layer[in_shared]
+            below = np.where(below < 0, below, below + np.int16(own_count))
+            take = needed & (layer == UNHELD)
+            sides += [np.where(take, below, layer), np.where(take, places, place)]
+        return self._judged(offset, window.stop, *sides)
+
+    def _judged(
+        self,
+        offset: Int64s,
+        stop: int,
+        layer_a: npt.NDArray[np.int16],
+        place_a: Int64s,
+        layer_b: npt.NDArray[np.int16],
+        place_b: Int64s,
+    ) -> SideBySide:
+        """Pieces with what is the same told."""
+        file_a, file_b = self._file_of[0][layer_a], self._file_of[1][layer_b]
+        same = (file_a == file_b) & (file_a != DAMAGED) & (place_a == place_b)
+        length = np.diff(offset, append=stop)
+        return SideBySide(offset, length, same, layer_a, place_a, layer_b, place_b)
 
 
 def _in_step(
@@ -204,41 +330,6 @@ def _file_key(layer: Layer) -> object:
     return (layer.image.log.replayed, *(file.opened_as.file for file in files))
 
 
-def _file_numbers(chain: Chain, known: dict[object, int]) -> npt.NDArray[np.int64]:
-    """int64[depth + 2]: a number for each layer's file, the same for the same file in both chains.
-
-    Indexed by a plan's layer: ``ZEROS`` and ``DAMAGED`` are negative and so count from the end.
-    """
-    numbers = [known.setdefault(_file_key(layer), len(known)) for layer in chain.layers]
-    return np.array([*numbers, DAMAGED, ZEROS], np.int64)
-
-
-def _cut(
-    a: ReadPlan, file_of_a: npt.NDArray[np.int64], b: ReadPlan, file_of_b: npt.NDArray[np.int64]
-) -> SideBySide:
-    offset, in_a, in_b = _joined_edges(a, b)
-    layer_a, layer_b = a.layer[in_a], b.layer[in_b]
-    place_a, place_b = _places(a, in_a, offset), _places(b, in_b, offset)
-    file_a, file_b = file_of_a[layer_a], file_of_b[layer_b]
-    return SideBySide(
-        offset,
-        np.diff(np.append(offset, a.stop)),
-        (file_a == file_b) & ((file_a == ZEROS) | (file_a >= 0)) & (place_a == place_b),
-        layer_a,
-        place_a,
-        layer_b,
-        place_b,
-    )
-
-
 def _places(plan: ReadPlan, run: Int64s, offset: Int64s) -> Int64s:
     """Where guest bytes ``offset``, each in run number ``run``, stand in their files; -1 as in a plan."""
     return np.where(plan.layer[run] < 0, -1, plan.file_offset[run] + offset - plan.offset[run])
-
-
-def _joined_edges(a: ReadPlan, b: ReadPlan) -> tuple[Int64s, Int64s, Int64s]:
-    """Where a run of either begins, and which run of each is there; both tile one range."""
-    offset = np.union1d(a.offset, b.offset)
-    in_a = np.searchsorted(a.offset, offset, "right") - 1
-    in_b = np.searchsorted(b.offset, offset, "right") - 1
-    return offset, in_a, in_b

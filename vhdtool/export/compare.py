@@ -203,7 +203,7 @@ def _file_key(source: ByteSource, offset: int, length: int) -> object:
 
 
 class _Comparer:
-    """Reads pieces of both sides, neighbours together, and notes where they differ."""
+    """Reads pieces of both sides into buffers, compares those when they are full, notes where they differ."""
 
     def __init__(self) -> None:
         self.ranges = Ranges(RANGES_KEPT)
@@ -211,33 +211,37 @@ class _Comparer:
         self.read_bytes = 0
         self._a, self._b = bytearray(BUFFER_SIZE), bytearray(BUFFER_SIZE)
         self._view_a, self._view_b = memoryview(self._a), memoryview(self._b)
-        self._start = 0
         self._filled = 0
+        # Stretches of guest bytes in the buffers: where each begins there, and on the disk.
+        self._places: list[int] = []
+        self._starts: list[int] = []
+        self._stop = -1
 
     def add(self, start: int, length: int, a: _Part, b: _Part) -> None:
-        """Compare a piece, now or with its neighbours."""
-        if start != self._start + self._filled:
-            self.flush()
-            self._start = start
+        """Compare a piece, sooner or later; pieces come in order."""
         done = 0
         while done < length:
+            position = start + done
+            if not self._filled or position != self._stop:
+                self._begin(position)
             count = min(length - done, BUFFER_SIZE - self._filled)
             part = slice(self._filled, self._filled + count)
-            self._fill(self._view_a[part], a, done)
-            self._fill(self._view_b[part], b, done)
+            self._fill(self._view_a[part], a, done, position)
+            self._fill(self._view_b[part], b, done, position)
             self._filled += count
+            self._stop = position + count
             done += count
             if self._filled == BUFFER_SIZE:
                 self.flush()
 
     def flush(self) -> None:
         """Compare what is in the buffers."""
-        length = self._filled
         # startswith compares in place.
-        if length and not self._a.startswith(self._view_b[:length]):
-            self._note(length)
-        self._start += length
+        if self._filled and not self._a.startswith(self._view_b[: self._filled]):
+            self._note()
         self._filled = 0
+        self._places.clear()
+        self._starts.clear()
 
     def differs(self, first: int, start: int, length: int) -> None:
         """Note a range that differs, from byte ``first`` on."""
@@ -245,30 +249,41 @@ class _Comparer:
             self.first = first if self.first is None else self.first
             self.ranges.add(start, length)
 
-    def _fill(self, view: memoryview, part: _Part, done: int) -> None:
+    def _begin(self, position: int) -> None:
+        """A new stretch; it must not share a sector of the buffers with the one before."""
+        if self._filled % GRAIN:
+            self.flush()
+        self._places.append(self._filled)
+        self._starts.append(position)
+
+    def _fill(self, view: memoryview, part: _Part, done: int, position: int) -> None:
         if part.source is None:
             view[:] = ZERO_PIECE[: len(view)]
             return
         try:
             part.source.read_into(part.file_offset + done, view, field="payload")
         except (ReadError, CorruptError) as error:
-            raise with_guest_range(error, self._start + self._filled, len(view)) from error
+            raise with_guest_range(error, position, len(view)) from error
         self.read_bytes += len(view)
 
-    def _note(self, length: int) -> None:
+    def _note(self) -> None:
         import numpy as np
 
         # Whole sectors: behind the end of what was read stands the same on both sides.
+        length = self._filled
         whole = -(-length // GRAIN) * GRAIN
         self._view_a[length:whole] = self._view_b[length:whole]
         a, b = (np.frombuffer(side, np.uint64, whole // 8) for side in (self._a, self._b))
-        sectors = np.flatnonzero((a != b).reshape(-1, GRAIN // 8).any(axis=1))
+        place = np.flatnonzero((a != b).reshape(-1, GRAIN // 8).any(axis=1)) * GRAIN
+        stretches = np.array(self._places, np.int64)
+        # Guest byte of a sector less its place in the buffers, and so the guest bytes of those that differ.
+        shift = np.array(self._starts, np.int64) - stretches
+        start = place + shift[np.searchsorted(stretches, place, "right") - 1]
         if self.first is None:
-            at = int(sectors[0]) * GRAIN
+            at = int(place[0])
             side_a, side_b = (np.frombuffer(side, np.uint8, GRAIN, at) for side in (self._a, self._b))
-            self.first = self._start + at + int(np.argmax(side_a != side_b))
-        edges = np.flatnonzero(np.diff(sectors) > 1) + 1
-        firsts, lasts = sectors[np.append(0, edges)], sectors[np.append(edges - 1, len(sectors) - 1)]
+            self.first = int(start[0]) + int(np.argmax(side_a != side_b))
+        edges = np.flatnonzero(np.diff(start) > GRAIN) + 1
+        firsts, lasts = start[np.append(0, edges)], start[np.append(edges - 1, len(start) - 1)]
         for first, last in zip(firsts.tolist(), lasts.tolist()):
-            stop = min(length, (last + 1) * GRAIN)
-            self.differs(self._start + first * GRAIN, self._start + first * GRAIN, stop - first * GRAIN)
+            self.differs(first, first, min(self._stop, last + GRAIN) - first)
