@@ -9,8 +9,8 @@ compile() {
         --upgrade "$@"
 }
 
-# run: the package at work.  dev: and everything that contributors need.
-compile --output-file requirements/run.txt pyproject.toml requirements/build.in
+# run: the package at work, with its extras.  dev: and everything that contributors need.
+compile --all-extras --output-file requirements/run.txt pyproject.toml requirements/build.in
 compile --output-file requirements/dev.txt pyproject.toml requirements/dev.in
 
 # lowest: the tests with the oldest versions of what the package itself depends on.

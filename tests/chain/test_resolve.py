@@ -181,3 +181,21 @@ def test_the_first_run_of_a_bitmap_is_as_long_as_its_bits_are_alike(
     assert here == stretched[first]
     assert set(stretched[first : first + count]) == {here}
     assert first + count == stop or stretched[first + count] != here
+
+
+@given(images=fake_chains(damaged=True), data=st.data())
+def test_what_lies_behind_the_ends_of_files_is_damaged(images: list[FakeImage], data: st.DataObject) -> None:
+    plan = ReadPlan.joined(list(flatten(images, 0, images[0].geometry.virtual_size, engine="numpy")))
+    sizes = [data.draw(st.integers(0, len(image.data))) for image in images]
+
+    cut = plan.within_files(np.array(sizes, np.int64))
+
+    assert (cut.start, cut.stop) == (plan.start, plan.stop)
+    assert (cut.length > 0).all()
+    for run in plan:
+        here = cut.clipped(run.offset, run.offset + run.length)
+        kept = max(0, min(run.length, sizes[run.layer] - run.file_offset)) if run.layer >= 0 else run.length
+        parts = [run._replace(length=kept)] if kept else []
+        if kept < run.length:
+            parts.append(Run(run.offset + kept, run.length - kept, DAMAGED, -1))
+        assert rows(here) == parts

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.helpers import Snapshots, make_snapshots, overwrite, process, run, run_json
+from tests.cli.helpers import MIB, Snapshots, make_snapshots, overwrite, process, run, run_json
 from tests.cli.test_text import state_of
 
 
@@ -111,6 +111,20 @@ def test_damaged_blocks_are_shown_where_they_are(vhds: Snapshots, tmp_path: Path
     assert "What reads cost is not known" in text
     assert "damaged: 1 MiB" in text
     assert "vhd.block.meta" in text
+
+
+def test_a_block_that_the_files_end_cuts_off_is_damaged_from_there_on(
+    vhds: Snapshots, tmp_path: Path
+) -> None:
+    # The footer goes, 3.5 KiB that align it, and the end of the last block.
+    os.truncate(vhds.base, vhds.base.stat().st_size - 512 - 7 * 512 - MIB // 4)
+    page = tmp_path / "page.html"
+
+    run("report", vhds.child, "-o", page)
+
+    text = page.read_text(encoding="utf-8")
+    assert "vhd.block.eof" in text
+    assert "damaged: 256 KiB" in text
 
 
 def test_a_report_takes_what_can_be_parsed_at_all(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ KEYS = [
     "workload",
     "reads",
     "bytes",
+    "device_reads",
     "lookups",
     "probes",
     "depth_histogram",

@@ -339,6 +339,7 @@ def a_simulation(path: str = "leaf.vhdx", **changes: object) -> Simulation:
         workload="random: 100 reads of 4096 bytes",
         reads=100,
         bytes=409600,
+        device_reads=90,
         lookups=120,
         probes=Probes(1.5, 1, 2, 2),
         depth_histogram=(60, 60),

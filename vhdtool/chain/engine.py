@@ -39,7 +39,7 @@ ZERO_FILL: Final = -2
 
 
 # Starting a thread costs as much as some hundred reads.
-PIECES_PER_THREAD: Final = 1 << 12
+PIECES_PER_THREAD: Final = 1 << 10
 
 
 def descriptors_of(sources: Sequence[ByteSource | None]) -> Int32s:

@@ -65,6 +65,25 @@ class ReadPlan:
             self.file_offset[keep] + skipped,
         )
 
+    def within_files(self, sizes: npt.NDArray[np.int64]) -> ReadPlan:
+        """The same plan with what lies behind the ends of files ``DAMAGED``.
+
+        Args:
+            sizes: int64[layers], bytes of each layer's file.
+        """
+        held = np.maximum(self.layer, 0)
+        left = np.where(self.layer < 0, self.length, sizes[held] - self.file_offset)
+        kept = np.clip(left, 0, self.length)
+        cut, some = np.flatnonzero(kept < self.length), np.flatnonzero(kept)
+        if not len(cut):
+            return self
+        offset = np.concatenate((self.offset[some], (self.offset + kept)[cut]))
+        length = np.concatenate((kept[some], (self.length - kept)[cut]))
+        layer = np.concatenate((self.layer[some], np.full(len(cut), DAMAGED, np.int16)))
+        file_offset = np.concatenate((self.file_offset[some], np.full(len(cut), -1, np.int64)))
+        order = np.argsort(offset)
+        return merged(offset[order], length[order], layer[order], file_offset[order])
+
     @property
     def start(self) -> int:
         """First guest byte; 0 for an empty plan."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from vhdtool.errors import printable
 from vhdtool.report.charts import Chart, Series, histogram, line_chart, number_text
 from vhdtool.report.templates import Table
-from vhdtool.report.text import size_text
+from vhdtool.report.text import count, size_text
 from vhdtool.simulate.figures import (
     DepthBenchmark,
     DepthRow,
@@ -81,9 +81,11 @@ def simulation_tables(simulation: Simulation, plan: MergePlan | None = None) -> 
         texts=(6,),
     )
     tables.append(("Layers", layers, "Hidden bytes are what merging gives back."))
+    zeros = simulation.reads - simulation.device_reads
     note = (
         "Models with one request at a time and no cache, and their rate against the same disk flattened. "
         "Simulated: no device was asked."
+        + (f" {count(zeros, 'read')} of zeros reach none and do not count." if zeros else "")
     )
     devices = device_table(simulation)
     if devices is not None:

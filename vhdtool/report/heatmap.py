@@ -125,12 +125,18 @@ def heat_map(
 def chain_heat_map(chain: Chain, *, allow_damaged: bool = False) -> HeatMap:
     """The map of a chain's disk; no payload is read.
 
+    Args:
+        allow_damaged: show what cannot be read as that, where files end too soon too, instead of refusing.
+
     Raises:
         FormatError, ChainError: the chain is not sound.
     """
+    sizes = np.array([image.source.size for image in chain.images], np.int64)
+    # One pass never pays for starting numba.
+    windows = chain.windows(allow_damaged=allow_damaged, engine="numpy")
     return heat_map(
-        # One pass never pays for starting numba.
-        chain.windows(allow_damaged=allow_damaged, engine="numpy"),
+        # Blocks that a file's end cuts off keep their place in plans.
+        (plan.within_files(sizes) for plan in windows),
         chain.virtual_size,
         len(chain.layers),
         sector_size=chain.sector_size,

@@ -27,6 +27,7 @@ def simulation_json(simulation: Simulation) -> Document:
         "workload": simulation.workload,
         "reads": simulation.reads,
         "bytes": simulation.bytes,
+        "device_reads": simulation.device_reads,
         "lookups": simulation.lookups,
         "probes": {"mean": probes.mean, "p50": probes.p50, "p99": probes.p99, "max": probes.max},
         "depth_histogram": list(simulation.depth_histogram),
@@ -207,6 +208,9 @@ def _devices(simulation: Simulation, paint: Paint) -> str:
         did = f"measured: {count(measured.reads, 'read')} in {measured.seconds:.1f} s, {how}"
         rows.append(("this machine", f"{measured.iops:.0f}", f"{measured.mb_per_s:.1f}", "", did))
     title = paint("Devices", "name") + ", one read at a time, metadata in memory"
+    zeros = simulation.reads - simulation.device_reads
+    if zeros:
+        title += f"; {count(zeros, 'read')} of zeros not counted"
     return f"{title}\n" + table(("Device", "IOPS", "MB/s", "Of flat", ""), rows, right=(1, 2, 3))
 
 

@@ -79,6 +79,7 @@ def simulate(
         workload=workload.describe(),
         reads=cost.reads,
         bytes=cost.bytes,
+        device_reads=cost.device_reads,
         lookups=cost.lookups,
         probes=cost.probes(),
         depth_histogram=cost.depth_histogram,
@@ -125,15 +126,17 @@ class LookupCost:
 
     Attributes:
         reads, bytes: of the workload, zeros included.
+        device_reads: those of which some layer's file holds anything.
         lookups: runs that reads touch.
         bytes_served: by layer; what no layer holds is in none.
     """
 
     def __init__(self, depth: int) -> None:
-        self.reads = self.bytes = self.lookups = 0
+        self.reads = self.bytes = self.device_reads = self.lookups = 0
         self.bytes_served = [0] * depth
         self._asked = np.zeros(depth + 1, np.int64)
         self._jumps = self._jumps_flat = 0
+        self._read = -1  # the last one that a file holds anything of, in its batch
         # Where the last piece of I/O ended: in which layer's file, and in the disk.
         self._layer, self._end, self._end_flat = -1, -1, -1
 
@@ -141,6 +144,7 @@ class LookupCost:
         """Reads of these lengths come next, and then their lookups."""
         self.reads += len(length)
         self.bytes += int(length.sum())
+        self._read = -1
 
     def add(self, rows: Rows) -> None:
         """Lookups of the reads that began."""
@@ -158,6 +162,9 @@ class LookupCost:
             return
         layer, length = rows.layer[data], rows.length[data]
         start, offset = rows.file_offset[data], rows.offset[data]
+        read = rows.read[data]
+        self.device_reads += int(np.count_nonzero(np.diff(read, prepend=self._read)))
+        self._read = int(read[-1])
         end, end_flat = start + length, offset + length
         same_file = layer == np.concatenate(([self._layer], layer[:-1]))
         goes_on = same_file & (start == np.concatenate(([self._end], end[:-1])))
@@ -183,7 +190,7 @@ class LookupCost:
 
     def io(self) -> Io:
         """What a device's time depends on."""
-        return Io(self.reads, self.bytes, sum(self.bytes_served), self._jumps, self._jumps_flat)
+        return Io(self.device_reads, sum(self.bytes_served), self._jumps, self._jumps_flat)
 
 
 @dataclass(frozen=True, slots=True)

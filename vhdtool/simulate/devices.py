@@ -3,8 +3,9 @@
 The model is a disk with one head and one request at a time (queue depth 1), no cache, and metadata in
 memory.  A piece of I/O is a run of data of one layer's file.  One that begins where the piece before it
 ended, in the same file, goes on at the device's bandwidth; any other costs a seek and the latency first.
-Zeros that no file holds cost nothing.  The same reads on one sparse file with the same disk in it are what
-everything is compared with.
+Zeros that no file holds cost nothing and count for nothing: a disk that is mostly holes would be read
+faster than any device can, and rates are those of what the device is asked for.  The same reads on one
+sparse file with the same disk in it are what everything is compared with.
 
 The figures of the models are typical ones, rounded:
 
@@ -66,23 +67,22 @@ class Io:
     """The I/O of a workload: what a device's time depends on.
 
     Attributes:
-        reads, bytes: of the workload, zeros included.
-        data_bytes: of those, what some file holds.
+        reads: those of which some file holds anything.
+        bytes: what files hold of them.
         jumps: pieces that do not begin where the piece before ended, in the same file.
         jumps_flat: the same on one sparse file with the whole disk in it.
     """
 
     reads: int
     bytes: int
-    data_bytes: int
     jumps: int
     jumps_flat: int
 
 
 def device_figures(device: DeviceModel, io: Io) -> DeviceFigures:
     """What ``device`` makes of ``io``; rates are None when nothing had to be read."""
-    seconds = device.seconds(io.jumps, io.data_bytes)
-    flat = device.seconds(io.jumps_flat, io.data_bytes)
+    seconds = device.seconds(io.jumps, io.bytes)
+    flat = device.seconds(io.jumps_flat, io.bytes)
     if seconds == 0:
         return DeviceFigures(device.name, None, None, 1.0)
     return DeviceFigures(device.name, io.reads / seconds, io.bytes / seconds / 1e6, flat / seconds)

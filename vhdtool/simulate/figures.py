@@ -82,7 +82,8 @@ class DeviceFigures:
     """What a model of a device makes of the workload; simulated, no device was asked.
 
     Attributes:
-        iops, mb_per_s: reads and bytes / 10**6 a second; None when nothing had to be read: no I/O, no limit.
+        iops, mb_per_s: reads that reach the device and their bytes / 10**6 a second; None when none does: no
+            I/O, no limit.
         relative_to_flat: IOPS through the chain over IOPS of the same disk flattened; 1 without any I/O.
     """
 
@@ -111,6 +112,7 @@ class Simulation:
     Attributes:
         workload: in words, with its parameters.
         reads, bytes: of the workload; a read is one or more lookups.
+        device_reads: those of which some file holds anything; the others are zeros that nobody has to read.
         lookups: one for each run that a read touches; runs end at the ends of blocks.
         depth_histogram: [i] is how many lookups consulted i + 1 layers.
     """
@@ -118,6 +120,7 @@ class Simulation:
     workload: str
     reads: int
     bytes: int
+    device_reads: int
     lookups: int
     probes: Probes
     depth_histogram: tuple[int, ...]
