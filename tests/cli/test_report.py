@@ -143,7 +143,7 @@ def test_map_draws_a_page_or_a_drawing_by_the_name(snapshots: Snapshots, tmp_pat
     printed = run("map", snapshots.child, "--picture", page).stdout
     run("map", snapshots.child, "--picture", drawing)
 
-    assert printed == ""
+    assert printed == f"{page} written\n"
     assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
     assert ET.fromstring(drawing.read_text(encoding="utf-8")).tag == "{http://www.w3.org/2000/svg}svg"
 
@@ -158,7 +158,23 @@ def test_map_can_print_its_json_beside_the_picture(snapshots: Snapshots, tmp_pat
 def test_a_picture_of_another_kind_is_wrong_usage(vhds: Snapshots, tmp_path: Path) -> None:
     done = run("map", vhds.child, "--picture", tmp_path / "a.png", code=2)
 
-    assert "ends neither in .html nor in .svg" in done.stderr
+    assert "does not end in .html or .svg" in done.stderr
+
+
+def test_a_report_is_a_page_or_goes_to_stdout(vhds: Snapshots, tmp_path: Path) -> None:
+    for name in ("a.svg", "a.txt", "a"):
+        assert "does not end in .html" in run("report", vhds.child, "-o", tmp_path / name, code=2).stderr
+
+    assert run("report", vhds.child, "-o", "-").stdout.startswith("<!doctype html>")
+    assert not Path("-").exists()
+
+
+def test_that_a_picture_cannot_be_made_is_found_out_before_the_work(vhds: Snapshots, tmp_path: Path) -> None:
+    trace = tmp_path / "broken.csv"
+    trace.write_text("no request\n", encoding="utf-8")
+
+    run("simulate", vhds.child, "--trace", trace, code=65)
+    run("simulate", vhds.child, "--trace", trace, "--picture", tmp_path / "none" / "a.html", code=73)
 
 
 def test_a_hostile_file_name_stays_text_in_the_page(tmp_path: Path) -> None:

@@ -213,9 +213,10 @@ def test_a_long_histogram_is_shown_in_a_few_rows() -> None:
         (["--merge", "1..0"], "1..0"),
         (["--merge", "0..2"], "there is no layer 2; the base is 1"),
         (["--measure", "cache", "--seconds", "0"], "--seconds"),
+        (["--measure", "cache", "--seconds", "nan"], "not a number of seconds"),
         (["--seconds", "3"], "--seconds says nothing without --measure"),
         (["--engine", "fortran"], "--engine"),
-        (["--picture", "cost.png"], "neither in .html nor in .svg"),
+        (["--picture", "cost.png"], "does not end in .html or .svg"),
     ],
 )
 def test_what_makes_no_sense_is_refused(snapshots: Snapshots, args: list[str], reason: str) -> None:

@@ -506,6 +506,8 @@ def test_a_benchmark_without_a_peer_leaves_its_lines_out() -> None:
 
     assert "VHDX libvhdi" in with_it
     assert "VHDX libvhdi" not in without
+    assert "libvhdi reads/s" in with_it
+    assert "libvhdi reads/s" not in without
     assert "A note &amp; more." in without
 
 

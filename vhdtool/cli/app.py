@@ -12,12 +12,15 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 import vhdtool
 from vhdtool.cli.faults import ReaderLeft, Stopped, exit_code_of, is_broken_pipe
+
+if TYPE_CHECKING:
+    from types import FrameType
 
 # Name and one line of help; the module has the same name, a test keeps the lines in step with it.
 COMMANDS: Final[dict[str, str]] = {
@@ -122,13 +125,40 @@ class VhdtoolGroup(click.Group):
         raise SystemExit(exit_code_of(run))
 
 
+class Stopper:
+    """A handler of signals that stops the job, and lets it clean up after that.
+
+    A second and third signal, of somebody who cannot wait, must not leave half of the files there.  More of
+    them are meant.
+    """
+
+    _PASSED_OVER: Final = (2, 3)
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Take a signal.
+
+        Raises:
+            KeyboardInterrupt: the job is to stop.
+        """
+        self._count += 1
+        if self._count not in self._PASSED_OVER:
+            raise KeyboardInterrupt
+
+
 def stop_on_signals() -> None:
-    """Let SIGHUP (the session ended) and SIGTERM stop a job as Ctrl-C does, with nothing left behind."""
-    for name in ("SIGTERM", "SIGHUP"):
+    """Let Ctrl-C, SIGHUP (the session ended) and SIGTERM stop a job with nothing left behind."""
+    stopper = Stopper()
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
+        if number is None:
+            continue
+        current = signal.getsignal(number)
         # nohup has SIGHUP ignored, and means it.
-        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, signal.default_int_handler)
+        if current in (signal.SIG_DFL, signal.default_int_handler) or isinstance(current, Stopper):
+            signal.signal(number, stopper)
 
 
 def allow_many_files() -> None:

@@ -17,13 +17,12 @@ import click
 
 from vhdtool.cli.options import FILE, SIZE, engine_option, force_option, json_option
 from vhdtool.cli.output import paint, print_json, print_text
-from vhdtool.cli.picture import made_now, picture_option, suffix_of
+from vhdtool.cli.picture import begun_file, made_now, picture_option, suffix_of
 from vhdtool.cli.progress import status_line
 from vhdtool.errors import TargetError, TargetExistsError, printable
 
 if TYPE_CHECKING:
     from vhdtool.chain.engine import Engine
-    from vhdtool.export.target import TargetFile
     from vhdtool.simulate.depth import DepthJob
 
     DepthsParam = click.ParamType[tuple[int, ...]]
@@ -149,7 +148,7 @@ def depth(
     from vhdtool.simulate.depth import DepthJob
     from vhdtool.simulate.synthetic import Recipe
 
-    if picture is not None and picture == output:
+    if picture is not None and output is not None and os.path.realpath(picture) == os.path.realpath(output):
         raise click.UsageError("--picture and --output are one file")
     formats = ("vhd", "vhdx") if format_ == "both" else (format_,)
     try:
@@ -189,9 +188,8 @@ def _measure(
     if picture is not None:
         require_templates()
     with ExitStack() as stack:
-        # Begun first: that a file cannot be made is not to be found out after a minute's work.
-        wanted = {
-            path: stack.enter_context(TargetFile(path, force=force)) for path in (output, picture) if path
+        files = {
+            path: stack.enter_context(begun_file(path, force=force)) for path in (output, picture) if path
         }
         # Left last: removing files can take long, and what was measured should be seen before.
         room = stack.enter_context(work_folder(folder))
@@ -204,17 +202,9 @@ def _measure(
         else:
             print_text(depth_text(found, paint()))
         if output is not None:
-            _fill(wanted[output], json.dumps(document, indent=2) + "\n")
+            files[output](json.dumps(document, indent=2) + "\n")
         if picture is not None:
-            page = render_depth_page(found, made_now(ctx), suffix=suffix_of(picture))
-            _fill(wanted[picture], page)
-
-
-def _fill(target: TargetFile, text: str) -> None:
-    data = text.encode("utf-8", "backslashreplace")
-    target.write_at(0, data)
-    target.finish(len(data))
-    target.publish()
+            files[picture](render_depth_page(found, made_now(ctx), suffix=suffix_of(picture)))
 
 
 def find_libvhdi(given: str | None) -> tuple[str | None, str]:

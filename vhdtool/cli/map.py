@@ -10,7 +10,8 @@ import click
 
 from vhdtool.cli.options import FILE, Access, chain_options, engine_option, force_option, json_option
 from vhdtool.cli.output import can_draw, open_sound, paint, print_pieces, print_text, shade
-from vhdtool.cli.picture import made_now, picture_option, require_picture, suffix_of, write_picture
+from vhdtool.cli.picture import begun_picture, made_now, picture_option, suffix_of
+from vhdtool.errors import printable
 
 if TYPE_CHECKING:
     from vhdtool.chain.chain import Chain
@@ -41,12 +42,11 @@ def command(
     """
     from vhdtool.report.extents import map_json, map_text, merged_runs, placed_runs
 
-    if picture is not None:
-        require_picture(picture, force=force)
     with open_sound(leaf, access) as chain:
         if picture is not None:
             _write_picture(chain, picture, ctx, force=force)
             if not as_json:
+                print_text(f"{printable(str(picture))} written")
                 return
         runs = placed_runs(
             merged_runs(chain.windows(engine=engine)), [image.source for image in chain.images]
@@ -64,8 +64,8 @@ def _write_picture(chain: Chain, picture: Path, ctx: click.Context, *, force: bo
     from vhdtool.report.pictures import render_map_page
 
     paths = [str(layer.path) for layer in chain.layers]
-    text = render_map_page(chain_heat_map(chain), paths, made_now(ctx), suffix=suffix_of(picture))
-    write_picture(picture, text, force=force, inputs=[file.path for file in chain.files()])
+    with begun_picture(picture, force=force, inputs=[file.path for file in chain.files()]) as write:
+        write(render_map_page(chain_heat_map(chain), paths, made_now(ctx), suffix=suffix_of(picture)))
 
 
 def _print_strip(chain: Chain) -> None:

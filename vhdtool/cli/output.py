@@ -33,8 +33,9 @@ _STYLES: Final[dict[str, dict[str, Any]]] = {
 
 
 def paint() -> Paint:
-    """Colours when stdout is a terminal and nobody asked for none (https://no-color.org)."""
-    if os.environ.get("NO_COLOR") or sys.stdout is None or not sys.stdout.isatty():
+    """Colours when stdout is a terminal that has them and nobody asked for none (https://no-color.org)."""
+    unwanted = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    if unwanted or sys.stdout is None or not sys.stdout.isatty():
         return plain
     return lambda text, role: click.style(text, **_STYLES[role])
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -20,27 +20,42 @@ if TYPE_CHECKING:
 else:
     PathType = click.ParamType
 
-_SUFFIXES: Final = (".html", ".svg")
+STDOUT: Final = Path("-")
 
 
 class PictureType(PathType):
-    """A file whose name says what kind of picture it is to be: ``.html`` or ``.svg``."""
+    """A file whose name says what kind of picture it is to be: it ends in one of ``suffixes``."""
 
     name = "file"
+
+    def __init__(self, *suffixes: str) -> None:
+        self._suffixes = suffixes
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """Text to a path with one of the suffixes."""
         path = Path(value)
-        if path.suffix.lower() not in _SUFFIXES:
-            self.fail(f"{printable(str(value))!r} ends neither in .html nor in .svg", param, ctx)
+        if path.suffix.lower() not in self._suffixes:
+            expected = " or ".join(self._suffixes)
+            self.fail(f"{printable(str(value))!r} does not end in {expected}", param, ctx)
         return path
+
+
+class PageType(PictureType):
+    """A page's file, or ``-`` for stdout."""
+
+    def __init__(self) -> None:
+        super().__init__(".html", ".htm")
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Text to a path; ``STDOUT`` for stdout."""
+        return STDOUT if str(value) == "-" else super().convert(value, param, ctx)
 
 
 def picture_option(shows: str) -> Callable[[Any], Any]:
     """The option ``--picture FILE``, given to the command as ``picture``; ``shows`` says of what."""
     return click.option(
         "--picture",
-        type=PictureType(),
+        type=PictureType(".html", ".svg"),
         metavar="FILE.html|.svg",
         help=f"Write {shows} as a page or a drawing.",
     )
@@ -59,27 +74,31 @@ def made_now(ctx: click.Context) -> Made:
     return Made(shlex.join(["vhdtool", *map(str, words)]), datetime.now(UTC))
 
 
-def require_picture(path: Path, *, force: bool) -> None:
-    """Find out before the work begins that a picture cannot be made or written.
+@contextmanager
+def begun_picture(path: Path, *, force: bool, inputs: Iterable[Path] = ()) -> Iterator[Callable[[str], None]]:
+    """A picture to be written at the end: call what this gives with its text.
 
     Raises:
         MissingPackageError: what pages are made with is not installed.
-        TargetExistsError: something stands under the name.
+        TargetExistsError, TargetError, ExportError: as for ``begun_file``.
     """
-    from vhdtool.export.target import exists_error
     from vhdtool.report.templates import require_templates
 
     require_templates()
-    if not force and os.path.lexists(path):
-        raise exists_error(str(path))
+    with begun_file(path, force=force, inputs=inputs) as write:
+        yield write
 
 
-def write_picture(path: Path, text: str, *, force: bool, inputs: Iterable[Path] = ()) -> None:
-    """Write a page or a drawing: to a temporary file first, which then gets the name.
+@contextmanager
+def begun_file(path: Path, *, force: bool, inputs: Iterable[Path] = ()) -> Iterator[Callable[[str], None]]:
+    """A file of text to be written at the end: call what this gives with the text.
+
+    Begun before the work, under a temporary name: that a file cannot be made is not to be found out after a
+    minute's work.  Without that call nothing is left.
 
     Args:
         force: replace what stands there.
-        inputs: files that must not be the target; nobody may read the picture who may not read them.
+        inputs: files that must not be the target; nobody may read the text who may not read them.
 
     Raises:
         TargetExistsError: something stands under the name.
@@ -88,8 +107,12 @@ def write_picture(path: Path, text: str, *, force: bool, inputs: Iterable[Path] 
     from vhdtool.export.target import TargetFile, mode_like
 
     inputs = tuple(inputs)
-    data = text.encode("utf-8", "backslashreplace")
     with TargetFile(path, force=force, inputs=inputs, mode=mode_like(inputs)) as target:
-        target.write_at(0, data)
-        target.finish(len(data))
-        target.publish()
+
+        def write(text: str) -> None:
+            data = text.encode("utf-8", "backslashreplace")
+            target.write_at(0, data)
+            target.finish(len(data))
+            target.publish()
+
+        yield write

@@ -9,7 +9,7 @@ import click
 
 from vhdtool.cli.options import FILE, Access, chain_options, force_option
 from vhdtool.cli.output import print_text
-from vhdtool.cli.picture import made_now, require_picture, write_picture
+from vhdtool.cli.picture import STDOUT, PageType, begun_picture, made_now
 from vhdtool.cli.progress import status_line
 from vhdtool.errors import VhdtoolError, printable
 
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 @click.command("report")
 @click.argument("leaf", type=FILE)
-@click.option("-o", "--output", type=FILE, required=True, metavar="FILE.html", help="The page.")
+@click.option(
+    "-o", "--output", type=PageType(), required=True, metavar="FILE.html", help="The page; - is stdout."
+)
 @force_option
 @chain_options
 @click.pass_context
@@ -30,10 +32,15 @@ def command(ctx: click.Context, leaf: Path, output: Path, force: bool, access: A
     The page needs no network and no other file.  Findings are collected, also errors; a chain that cannot be
     resolved is shown without its heat map.
     """
-    require_picture(output, force=force)
+    from vhdtool.report.templates import require_templates
+
+    require_templates()
     with access.open_chain(leaf, strict=False) as chain:
-        page = _page(chain, made_now(ctx))
-        write_picture(output, page, force=force, inputs=[file.path for file in chain.files()])
+        if output == STDOUT:
+            print_text(_page(chain, made_now(ctx)))
+            return
+        with begun_picture(output, force=force, inputs=[file.path for file in chain.files()]) as write:
+            write(_page(chain, made_now(ctx)))
     print_text(f"{printable(str(output))} written")
 
 

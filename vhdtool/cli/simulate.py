@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -20,7 +22,7 @@ from vhdtool.cli.options import (
     json_option,
 )
 from vhdtool.cli.output import open_sound, paint, print_json, print_text
-from vhdtool.cli.picture import made_now, picture_option, require_picture, suffix_of, write_picture
+from vhdtool.cli.picture import begun_picture, made_now, picture_option, suffix_of
 from vhdtool.errors import printable
 
 if TYPE_CHECKING:
@@ -58,6 +60,17 @@ class DeviceType(DeviceParam):
             return parse_device(str(value))
         except ValueError as error:
             self.fail(printable(str(error)), param, ctx)
+
+
+class SecondsType(click.FloatRange):
+    """A range of numbers that NaN, which is below and above nothing, is not in."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Text to a number."""
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number of seconds", param, ctx)
+        return number
 
 
 class MergeType(MergeParam):
@@ -222,7 +235,7 @@ def _workload_options(command: Any) -> Any:
 )
 @click.option(
     "--seconds",
-    type=click.FloatRange(min=0, min_open=True, max=86400),
+    type=SecondsType(min=0, min_open=True, max=86400),
     default=10.0,
     show_default=True,
     help="How long --measure reads at most.",
@@ -258,15 +271,18 @@ def command(
 
     ctx = click.get_current_context()
     _require_fitting(ctx, workload)
-    if picture is not None:
-        require_picture(picture, force=force)
     if measure is None and ctx.get_parameter_source("seconds") is ParameterSource.COMMANDLINE:
         raise click.UsageError("--seconds says nothing without --measure")
-    with open_sound(leaf, access) as chain:
+    with ExitStack() as stack:
+        chain = stack.enter_context(open_sound(leaf, access))
         if merge is not None and merge[1] >= len(chain.layers):
             raise click.UsageError(
                 f"--merge: there is no layer {merge[1]}; the base is {len(chain.layers) - 1}"
             )
+        write = None
+        if picture is not None:
+            inputs = [file.path for file in chain.files()]
+            write = stack.enter_context(begun_picture(picture, force=force, inputs=inputs))
         reads = WorkloadOptions(**workload).open(chain)
         options: dict[str, Any] = {"devices": devices or STATED_DEVICES, "engine": engine}
         simulation = simulate(chain, reads, measure=measure, seconds=seconds, **options)
@@ -279,16 +295,16 @@ def command(
             from vhdtool.simulate.whatif import plan_merges
 
             plan = plan_merges(chain, simulation, budget)
-        inputs = [file.path for file in chain.files()]
-    _say_left_out(reads)
-    if picture is not None:
-        from vhdtool.report.pictures import render_simulation_page
+        _say_left_out(reads)
+        _print(simulation, what_if, plan, as_json=as_json)
+        if picture is not None and write is not None:
+            from vhdtool.report.pictures import render_simulation_page
 
-        page = render_simulation_page(
-            what_if or simulation, made_now(ctx), suffix=suffix_of(picture), plan=plan
-        )
-        write_picture(picture, page, force=force, inputs=inputs)
-    _print(simulation, what_if, plan, as_json=as_json)
+            write(
+                render_simulation_page(
+                    what_if or simulation, made_now(ctx), suffix=suffix_of(picture), plan=plan
+                )
+            )
 
 
 def _require_fitting(ctx: click.Context, workload: dict[str, Any]) -> None:

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from vhdtool.simulate.figures import DepthBenchmark, DepthRow
 
 _NONE: Final = "-"
+_LIBVHDI: Final = "libvhdi"
+_OURS_OVER: Final = "Ours / it"
 _Column = tuple[str, Callable[["DepthRow"], object]]
 
 _LOOKUPS: Final[Sequence[_Column]] = (
@@ -26,12 +28,12 @@ _LOOKUPS: Final[Sequence[_Column]] = (
 _READS: Final[Sequence[_Column]] = (
     ("4 KiB reads", lambda row: f"{row.reads_per_s:,.0f}/s"),
     ("Of flat", lambda row: _percent(row.reads_relative_to_flat)),
-    ("libvhdi", lambda row: _rate(row.libvhdi_reads_per_s, "/s")),
-    ("Ours / it", lambda row: _over(row.reads_per_s, row.libvhdi_reads_per_s)),
+    (_LIBVHDI, lambda row: _rate(row.libvhdi_reads_per_s, "/s")),
+    (_OURS_OVER, lambda row: _over(row.reads_per_s, row.libvhdi_reads_per_s)),
     ("In order", lambda row: _rate(row.sequential_mb_per_s, " MB/s")),
     ("Of flat", lambda row: _percent(row.sequential_relative_to_flat)),
-    ("libvhdi", lambda row: _rate(row.libvhdi_sequential_mb_per_s, " MB/s")),
-    ("Ours / it", lambda row: _over(row.sequential_mb_per_s, row.libvhdi_sequential_mb_per_s)),
+    (_LIBVHDI, lambda row: _rate(row.libvhdi_sequential_mb_per_s, " MB/s")),
+    (_OURS_OVER, lambda row: _over(row.sequential_mb_per_s, row.libvhdi_sequential_mb_per_s)),
 )
 _DISK: Final[Sequence[_Column]] = (
     ("Runs/MiB", lambda row: f"{row.runs_per_mib:.1f}"),
@@ -61,7 +63,9 @@ def depth_json(benchmark: DepthBenchmark) -> Document:
 def depth_text(benchmark: DepthBenchmark, paint: Paint = plain) -> str:
     """The same for people: what was made, three tables, and what is missing."""
     parts = ["\n".join(line for part in setup_sentences(benchmark) for line in wrapped(part))]
-    for title, columns in _TABLES:
+    for title, all_columns in _TABLES:
+        left_out = () if has_libvhdi(benchmark) else (_LIBVHDI, _OURS_OVER)
+        columns = [column for column in all_columns if column[0] not in left_out]
         header = ["Format", "Depth", *(name for name, _ in columns)]
         rows = [
             [row.format.upper(), row.depth, *(value(row) for _, value in columns)] for row in benchmark.rows
@@ -73,12 +77,17 @@ def depth_text(benchmark: DepthBenchmark, paint: Paint = plain) -> str:
     return "\n\n".join(parts)
 
 
+def has_libvhdi(benchmark: DepthBenchmark) -> bool:
+    """Whether libvhdi took part."""
+    return bool(benchmark.settings["libvhdi"])
+
+
 def setup_sentences(benchmark: DepthBenchmark) -> tuple[str, str]:
     """What was made, and how it was measured."""
     given = benchmark.settings
     held = f"{float(given['fill']) * 100:g} % of it filled"
     writes = f"{size_text(int(given['write_min']))} to {size_text(int(given['write_max']))}"
-    libvhdi = f"libvhdi {given['libvhdi']}" if given["libvhdi"] else "no libvhdi"
+    libvhdi = f"libvhdi {given['libvhdi']}" if has_libvhdi(benchmark) else "no libvhdi"
     share = f"{float(given['share']) * 100:g} % of that"
     made = (
         f"A disk of {size_text(int(given['size']))}, {held}; each layer writes {share} anew,"

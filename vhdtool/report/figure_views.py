@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from vhdtool.errors import printable
 from vhdtool.report.charts import Chart, Series, histogram, line_chart, number_text
+from vhdtool.report.depth import has_libvhdi
 from vhdtool.report.templates import Table
 from vhdtool.report.text import count, size_text
 from vhdtool.simulate.figures import (
@@ -216,8 +217,7 @@ def benchmark_table(benchmark: DepthBenchmark) -> Table:
         "Of flat",
         "MB/s",
         "Of flat",
-        "libvhdi reads/s",
-        "libvhdi MB/s",
+        *(("libvhdi reads/s", "libvhdi MB/s") if has_libvhdi(benchmark) else ()),
     )
     rows = [
         (
@@ -233,8 +233,11 @@ def benchmark_table(benchmark: DepthBenchmark) -> Table:
             f"{100 * row.reads_relative_to_flat:.0f} %",
             _rate(row.sequential_mb_per_s),
             f"{100 * row.sequential_relative_to_flat:.0f} %",
-            _rate(row.libvhdi_reads_per_s),
-            _rate(row.libvhdi_sequential_mb_per_s),
+            *(
+                (_rate(row.libvhdi_reads_per_s), _rate(row.libvhdi_sequential_mb_per_s))
+                if has_libvhdi(benchmark)
+                else ()
+            ),
         )
         for row in benchmark.rows
     ]
