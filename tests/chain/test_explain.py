@@ -717,6 +717,8 @@ def test_cross_linked_blocks_of_a_vhd_are_explained(tmp_path: Path) -> None:
         explanation = explained(a_vhd_at(tmp_path, image), block * vhd.BLOCK_SIZE)
         assert explanation.steps[-1].note == "the block shares bytes of the file with another block"
         assert explanation.result.damaged
+        # Noted at the second entry, true of both.
+        assert [finding.code for finding in explanation.findings] == ["vhd.block.cross"]
 
 
 def test_an_entry_that_the_file_has_not_is_explained_in_a_vhd(tmp_path: Path) -> None:

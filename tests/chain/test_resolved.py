@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -99,8 +100,16 @@ def test_an_offset_outside_of_the_disk_is_refused() -> None:
     for offsets in ([-1], [size], [0, size + 7]):
         with pytest.raises(ValueError, match="inside the disk"):
             chain.lookup(offsets)
-    with pytest.raises(ValueError, match="dimensions"):
-        chain.lookup([[1]])
+    no_offsets: list[tuple[npt.ArrayLike, str]] = [
+        ([1.5], "float64"),
+        ([True], "bool"),
+        (["0"], "<U1"),
+        ([1 << 63], "63 bits"),
+        ([[1]], "dimensions"),
+    ]
+    for wrong, why in no_offsets:
+        with pytest.raises(ValueError, match=why):
+            chain.lookup(wrong)
     with pytest.raises(ValueError, match="inside the disk"):
         chain.read_many([size - 4], 5)
     with pytest.raises(ValueError, match="inside the disk"):

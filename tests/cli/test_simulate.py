@@ -123,7 +123,7 @@ def test_zeros_make_rates_null_and_no_limit(snapshots: Snapshots, tmp_path: Path
 
     assert [device["iops"] for device in document["devices"]] == [None] * 3
     assert "no limit" in done.stdout
-    assert done.stderr.strip() == "left out of the trace: 1 writes"
+    assert done.stderr.strip() == "left out of the trace: 1 write"
 
 
 def test_a_trace_is_replayed_and_its_options_are_heard(snapshots: Snapshots, tmp_path: Path) -> None:

@@ -338,6 +338,17 @@ def test_growth_is_what_the_last_layer_has_no_room_for_yet(tmp_path: Path) -> No
     assert image.growth() == 3 * MIB
 
 
+def test_a_bitmap_block_beyond_the_end_of_a_disk_that_was_made_smaller_is_there_already() -> None:
+    # Of one chunk both; the bottom is partial where the top has no disk any more.
+    chain = chain_of(
+        SparseImage([PARTIAL, ABSENT], seed=1),
+        SparseImage([ABSENT, ABSENT, PARTIAL], seed=2),
+        SparseImage([DATA] * 3, seed=3),
+    )
+
+    assert merged_image(chain, 0, 1).growth() == MIB
+
+
 class SparseImage(FakeImage):
     """Blocks of 1 MiB without content; partial ones have their first sector."""
 

@@ -319,8 +319,8 @@ def taken_first(content: str) -> str:
 def test_a_device_that_the_trace_has_not_is_named_with_those_that_it_has(written: Written) -> None:
     error = written.error(event() + event(device="8,16"), device="8,1")
 
-    assert "no such device" in str(error)
-    assert "found 8,0, 8,16, expected 8,1" in str(error)
+    assert "the trace has no device 8,1" in str(error)
+    assert "found 8,0, 8,16" in str(error)
 
 
 def test_plain_csv_has_no_device_to_choose(written: Written) -> None:

@@ -42,6 +42,22 @@ ZERO_FILL: Final = -2
 PIECES_PER_THREAD: Final = 1 << 10
 
 
+def checked_offsets(offsets: npt.ArrayLike) -> Int64s:
+    """Guest offsets as int64[n].
+
+    Raises:
+        ValueError: they are no list of whole numbers of 63 bits.
+    """
+    given = np.asarray(offsets)
+    if given.ndim != 1:
+        raise ValueError(f"offsets have {given.ndim} dimensions, not one")
+    if given.size and given.dtype.kind not in "iu":
+        raise ValueError(f"offsets are {given.dtype}, not whole numbers")
+    if given.dtype == np.uint64 and given.size and given.max() > np.iinfo(np.int64).max:
+        raise ValueError("offsets do not fit into 63 bits")
+    return np.ascontiguousarray(given, np.int64)
+
+
 def descriptors_of(sources: Sequence[ByteSource | None]) -> Int32s:
     """Descriptors of plain files, ``NO_FILE`` for what is none.  Good as long as nobody closes them."""
     numbers = [None if source is None else source.descriptor for source in sources]

@@ -164,13 +164,22 @@ def _data(chain: Chain, last: Step, result: Result) -> bytes | None:
     return source.read_exact(last.file_offset, chain.sector_size, field="payload")
 
 
-def _findings(chain: Chain, steps: Sequence[Step]) -> Iterator[Finding]:
+def _findings(chain: Chain, steps: Sequence[Step]) -> list[Finding]:
     """What the surveys have against the entries that were looked at.
 
-    Of a rule that is broken often only the first few places are kept; the steps say it each time.
+    Of a rule that is broken often only the first few places are kept; the steps say it each time.  That two
+    blocks overlap is noted at one of their entries and true of both.
     """
+    found: list[Finding] = []
+    serious: list[Finding] = []
     for step in steps:
         if step.structure == BAT and step.file_offset is not None:
-            for finding in chain.layers[step.layer].image.findings:
-                if finding.severity is not Severity.INFO and finding.location.offset == step.file_offset:
-                    yield finding
+            serious = [
+                finding
+                for finding in chain.layers[step.layer].image.findings
+                if finding.severity is not Severity.INFO
+            ]
+            found += [finding for finding in serious if finding.location.offset == step.file_offset]
+    if not found and steps[-1].outcome is Outcome.DAMAGED:
+        found = [finding for finding in serious if finding.code.endswith(".cross")]
+    return found

@@ -91,9 +91,9 @@ def read_many(
     """As ``Chain.read_many``: looked up together, then read piece by piece, in the order of ``offsets``."""
     import numpy as np
 
-    from vhdtool.chain.engine import NO_FILE, ZERO_FILL, descriptors_of, machine_for
+    from vhdtool.chain.engine import NO_FILE, ZERO_FILL, checked_offsets, descriptors_of, machine_for
 
-    wanted = np.ascontiguousarray(offsets, np.int64)
+    wanted = checked_offsets(offsets)
     if length < 0 or (len(wanted) and not 0 <= wanted.min() <= wanted.max() <= chain.virtual_size - length):
         raise ValueError(f"a range of {length} bytes is not inside the disk of {chain.virtual_size} bytes")
     rows = np.empty((len(wanted), length), np.uint8) if out is None else out

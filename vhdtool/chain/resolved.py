@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from vhdtool.chain.engine import Engine, Int64s, machine_for
+from vhdtool.chain.engine import Engine, Int64s, checked_offsets, machine_for
 from vhdtool.chain.flatten import Resolved, bitmaps_within, next_stored, resolve
 from vhdtool.kernels.reference import bit_count
 from vhdtool.model.state import DAMAGED, UNHELD, ZEROS
@@ -136,7 +136,7 @@ class ResolvedMap:
         Raises:
             ValueError: an offset is outside of the disk.
         """
-        wanted = self._checked(offsets)
+        wanted = checked_offsets(offsets)
         layer, file_offset = np.empty(len(wanted), np.int16), np.empty(len(wanted), np.int64)
         machine = machine_for(self._engine, lookups=len(wanted))
         self._answer(machine.lookup, wanted, layer, file_offset, missing=layer)
@@ -148,7 +148,7 @@ class ResolvedMap:
         Raises:
             ValueError: an offset is outside of the disk.
         """
-        wanted = self._checked(offsets)
+        wanted = checked_offsets(offsets)
         stop, origin = np.empty(len(wanted), np.int64), np.empty(len(wanted), np.int64)
         machine = machine_for(self._engine, lookups=len(wanted))
         self._answer(machine.runs_at, wanted, stop, origin, missing=stop)
@@ -195,12 +195,6 @@ class ResolvedMap:
             np.where(nowhere, -1, origin - code + (offset & (self.cell_size - 1))),
             np.where(nowhere, rest >> KIND_BITS, code + 1).astype(np.int16),
         )
-
-    def _checked(self, offsets: npt.ArrayLike) -> Int64s:
-        wanted = np.ascontiguousarray(offsets, np.int64)
-        if wanted.ndim != 1:
-            raise ValueError(f"offsets have {wanted.ndim} dimensions, not one")
-        return wanted
 
     def _answer(
         self, look: Callable[..., int], wanted: Int64s, *columns: npt.NDArray[Any], missing: npt.NDArray[Any]

@@ -61,7 +61,7 @@ def command() -> None:
     """Measure what reading through snapshots costs on this machine."""
 
 
-@command.command("depth")
+@command.command("depth", short_help="Measure lookups and reads at several depths of a chain.")
 @click.option(
     "--depths",
     type=DepthsType(),

@@ -24,6 +24,7 @@ from vhdtool.cli.options import (
 from vhdtool.cli.output import open_sound, paint, print_json, print_text
 from vhdtool.cli.picture import begun_picture, made_now, picture_option, suffix_of
 from vhdtool.errors import printable
+from vhdtool.report.text import count
 
 if TYPE_CHECKING:
     from vhdtool.chain.chain import Chain
@@ -144,9 +145,11 @@ class WorkloadOptions:
         from vhdtool.simulate.cost import allocated_ranges
         from vhdtool.simulate.workloads import Area
 
+        # What is said of the reads is to be true of them.
+        size = min(self.size, chain.virtual_size)
         if self.area == "disk":
-            return Area.whole(chain.virtual_size, self.size)
-        return Area.allocated(chain.virtual_size, self.size, *allocated_ranges(chain))
+            return Area.whole(chain.virtual_size, size)
+        return Area.allocated(chain.virtual_size, size, *allocated_ranges(chain))
 
 
 def _workload_options(command: Any) -> Any:
@@ -327,13 +330,15 @@ def _say_left_out(workload: Workload) -> None:
     if not isinstance(workload, Trace):
         return
     counts = workload.counts
-    left_out = {
-        "reads": counts.skipped_reads,
-        "writes": counts.skipped_writes,
-        "requests beyond the disk's end": counts.skipped_beyond,
-        "requests of other devices": counts.other_devices,
-    }
-    words = [f"{number} {what}" for what, number in left_out.items() if number]
+    left_out = (
+        (counts.skipped_reads, "read", ""),
+        (counts.skipped_writes, "write", ""),
+        (counts.skipped_others, "request", " that neither reads nor writes"),
+        (counts.skipped_empty, "request", " of no bytes"),
+        (counts.skipped_beyond, "request", " beyond the disk's end"),
+        (counts.other_devices, "request", " of other devices"),
+    )
+    words = [f"{count(number, noun)}{which}" for number, noun, which in left_out if number]
     if words:
         say(f"left out of the trace: {', '.join(words)}")
 

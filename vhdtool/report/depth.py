@@ -79,7 +79,7 @@ def depth_text(benchmark: DepthBenchmark, paint: Paint = plain) -> str:
 
 def has_libvhdi(benchmark: DepthBenchmark) -> bool:
     """Whether libvhdi took part."""
-    return bool(benchmark.settings["libvhdi"])
+    return any(row.libvhdi_reads_per_s is not None for row in benchmark.rows)
 
 
 def setup_sentences(benchmark: DepthBenchmark) -> tuple[str, str]:
@@ -87,7 +87,7 @@ def setup_sentences(benchmark: DepthBenchmark) -> tuple[str, str]:
     given = benchmark.settings
     held = f"{float(given['fill']) * 100:g} % of it filled"
     writes = f"{size_text(int(given['write_min']))} to {size_text(int(given['write_max']))}"
-    libvhdi = f"libvhdi {given['libvhdi']}" if has_libvhdi(benchmark) else "no libvhdi"
+    libvhdi = f"libvhdi {given['libvhdi']}" if given["libvhdi"] else "no libvhdi"
     share = f"{float(given['share']) * 100:g} % of that"
     made = (
         f"A disk of {size_text(int(given['size']))}, {held}; each layer writes {share} anew,"

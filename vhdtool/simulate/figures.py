@@ -113,7 +113,7 @@ class Simulation:
         workload: in words, with its parameters.
         reads, bytes: of the workload; a read is one or more lookups.
         device_reads: those of which some file holds anything; the others are zeros that nobody has to read.
-        lookups: one for each run that a read touches; runs end at the ends of blocks.
+        lookups: one for each run that a read touches; runs end at the ends of blocks and of layers' disks.
         depth_histogram: [i] is how many lookups consulted i + 1 layers.
     """
 

@@ -283,8 +283,11 @@ class MergedImage:
         bottom = self._images[-1]
         if not self.geometry.has_table:
             return max(0, self.geometry.virtual_size - bottom.geometry.virtual_size)
+        # To the segment's end: beyond a disk that was made smaller there may be what its last chunk has.
         return sum(
-            self._placing.length_of_new(table.state, states_of(bottom, table.first, table.stop))
+            self._placing.length_of_new(
+                table.state, states_of(bottom, table.first, table.first + SEGMENT_BLOCKS)
+            )
             for table in self._tables().segments
             if table.any_stored
         )

@@ -63,8 +63,12 @@ class Placing:
         return taken
 
     def length_of_new(self, state: States, before: States) -> int:
-        """Bytes that are added when blocks in states ``before`` come to be in ``state``: none is given up."""
-        is_new = _is_placed(state) & ~_is_placed(before)
+        """Bytes that are added when blocks in states ``before`` come to be in ``state``: none is given up.
+
+        Args:
+            before: of the same blocks, and of any behind them.
+        """
+        is_new = _is_placed(state) & ~_is_placed(before[: len(state)])
         chunks = np.setdiff1d(self._chunks(state), self._chunks(before))
         return int(np.count_nonzero(is_new)) * self.stride + len(chunks) * self.bitmap_block
 

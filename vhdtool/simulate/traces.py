@@ -154,7 +154,7 @@ class Trace:
         if self.device is not None and counts == TraceCounts(other_devices=counts.other_devices):
             names = ", ".join(_device_names(source, self.dialect, set())) or "none"
             word = self.dialect.device_word
-            return _error("trace.device", source.name, f"the trace has no such {word}", names, self.device)
+            return _error("trace.device", source.name, f"the trace has no {word} {self.device}", names)
         found = (
             f"{counts.skipped_reads} reads and {counts.skipped_writes} writes not asked for, "
             f"{counts.skipped_beyond} beyond the disk, {counts.skipped_others + counts.skipped_empty} others"
