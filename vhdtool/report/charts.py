@@ -145,6 +145,7 @@ def histogram(title: str, counts: Sequence[int], *, x_title: str, first: int = 1
     marks = _marks([0.0, *(100 * number / total for number in sums)], False)
     place_y = _scale(marks, HEIGHT - _BOTTOM, _TOP)
     step = (WIDTH - _RIGHT - _LEFT) / len(sums)
+    width = min(step - min(2.0, step / 4), 48)
     bars, ticks = [], []
     for i, number in enumerate(sums):
         low = first + i * per_bar
@@ -153,9 +154,9 @@ def histogram(title: str, counts: Sequence[int], *, x_title: str, first: int = 1
         y = place_y(share)
         bars.append(
             Bar(
-                round(_LEFT + i * step + min(1.0, step / 8), 2),
+                round(_LEFT + (i + 0.5) * step - width / 2, 2),
                 y,
-                round(min(step - min(2.0, step / 4), 48), 2),
+                round(width, 2),
                 round(HEIGHT - _BOTTOM - y, 2),
                 f"{x_title} {name}: {number} ({number_text(share)} %)",
             )

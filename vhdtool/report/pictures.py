@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from vhdtool.chain.chain import FoundBy
-from vhdtool.errors import Finding, printable
+from vhdtool.errors import Finding, Severity, printable
 from vhdtool.report.chain import FOUND_TEXT, VERDICT_TEXT
 from vhdtool.report.charts import Chart
 from vhdtool.report.check import HEADS, by_code
@@ -52,6 +52,10 @@ __all__ = [
 
 _CHART_GAP: Final = 12
 _NOTE_WIDTH: Final = 110  # characters
+
+
+# As "check" says it.
+_CALLED: Final = {Severity.INFO: "note"}
 
 
 def render_map_page(heat: HeatMap, paths: Sequence[str], made: Made, *, suffix: Suffix = ".html") -> str:
@@ -103,7 +107,7 @@ def render_report_page(
         ("complete" if chain.complete else "incomplete", "chain"),
         (size_text(sum(layer.image.source.size for layer in chain.layers)), "in files"),
         *(
-            (str(number), count(number, str(severity)).split(" ")[1])
+            (str(number), count(number, _CALLED.get(severity, str(severity))).split(" ")[1])
             for severity, number in numbers
             if number
         ),
