@@ -67,6 +67,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     chain = a_chain(
         ["/machines/a-very-long-name-without-any-place-to-break-it_0.avhdx", "/machines/base.vhdx"]
     )
+    unbroken = "/machines/" + 24 * "Backup_of_" + ".avhdx"
+    lost = a_chain([unbroken, "/machines/base.vhdx"])
     simulation = a_simulation(names[0])
     what_if = WhatIf(Merge(0, 1, 8192, 4096, 0.5), simulation, a_simulation(names[0], lookups=80))
     texts = {
@@ -74,6 +76,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "report": render_report_page(
             chain, chain_heat_map(chain), MADE, stored=[24 * SECTOR, 32 * SECTOR], points=some_points()
         ),
+        "lost": render_report_page(lost, None, MADE, trouble=f"The disk cannot be resolved: {unbroken}"),
         "simulation": render_simulation_page(what_if, MADE),
         "depth": render_depth_page(a_benchmark((0, 1, 4, 16, 64, 255)), MADE),
     }
@@ -105,7 +108,7 @@ def keep(page: Page, name: str, folder: Path) -> bytes:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("name", ["map.html", "report.html", "simulation.html", "depth.html"])
+@pytest.mark.parametrize("name", ["map.html", "report.html", "lost.html", "simulation.html", "depth.html"])
 def test_a_page_stands_alone_and_fits_its_window(
     name: str, size: str, scheme: Scheme, browser: Browser, pages: dict[str, Path], tmp_path: Path
 ) -> None:
