@@ -120,7 +120,7 @@ def test_few_runs_are_kept_as_they_are() -> None:
 
     assert heat.length.tolist() == [2 * SECTOR, SECTOR, 2 * SECTOR, SECTOR]
     assert heat.layer.tolist() == [0, 1, ZEROS, 0]
-    assert (heat.grain, heat.extents) == (SECTOR, 4)
+    assert (heat.grain, heat.stretches) == (SECTOR, 4)
     assert heat.layer_bytes.tolist() == [3 * SECTOR, SECTOR]
     assert heat.zero_bytes == 2 * SECTOR
 
@@ -145,7 +145,7 @@ def test_a_coarser_grain_loses_places_and_no_byte(
     assert heat.length.sum() == sectors * SECTOR
     assert heat.layer_bytes.tolist() == [SECTOR * int((layers == i).sum()) for i in range(layer_count)]
     assert heat.zero_bytes == SECTOR * int((layers == ZEROS).sum())
-    assert heat.extents == 1 + np.count_nonzero(np.diff(layers))
+    assert heat.stretches == 1 + np.count_nonzero(np.diff(layers))
     found, truth = bytes_by_cell(heat, heat.grain), truth_by_cell(layers, heat.grain)
     if not (heat.layer == OTHER).any():
         assert found == truth
@@ -539,7 +539,7 @@ def test_the_view_says_how_exact_it_is() -> None:
     exact = heat_view(a_map(np.array([0, 1])), ["a", "b"])
     rough = heat_view(a_map(scattered(300_000, 250)), [str(i) for i in range(250)])
 
-    assert exact.detail == "2 extents; exact to the sector"
+    assert exact.detail == "2 stretches; exact to the sector"
     assert "rounded" in rough.detail
 
 

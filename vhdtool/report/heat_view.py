@@ -105,15 +105,15 @@ def heat_view(heat: HeatMap, paths: Sequence[str], stored: Sequence[int] | None 
         zeros=size_text(heat.zero_bytes),
         damaged=size_text(heat.damaged_bytes) if heat.damaged_bytes else "",
         damaged_colour=hexadecimal_colour(DAMAGED_COLOUR),
-        detail=f"{extents_text(heat)}; {exact}",
+        detail=f"{stretches_text(heat)}; {exact}",
         has_stored=shadowed is not None,
         shadowed=size_text(sum(shadowed or ())),
     )
 
 
-def extents_text(heat: HeatMap) -> str:
-    """How many runs of one layer the disk has."""
-    return "1 extent" if heat.extents == 1 else f"{heat.extents:,} extents"
+def stretches_text(heat: HeatMap) -> str:
+    """How many stretches of one layer the disk has; an extent ends where the file goes on elsewhere, too."""
+    return "1 stretch" if heat.stretches == 1 else f"{heat.stretches:,} stretches"
 
 
 def _ramp(colours: Sequence[str]) -> str:
@@ -212,7 +212,7 @@ def heat_drawing(heat: HeatMap, paths: Sequence[str]) -> Drawing:
         ground=_path(_row_runs(0, len(cells.layer), columns)),
         layers=tuple(_drawn(cells, columns, names, colours)),
         legend=tuple(legend),
-        note=f"{sizes}; {extents_text(heat)}",
+        note=f"{sizes}; {stretches_text(heat)}",
     )
 
 

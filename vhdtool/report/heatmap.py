@@ -63,7 +63,7 @@ class HeatMap:
         layer: int16[n], ``ZEROS``, ``DAMAGED`` and ``OTHER`` beside the layers.
         layer_bytes: int64[layer_count], what each layer gives to the disk; exact.
         zero_bytes, damaged_bytes: the rest of it.
-        extents: runs of one layer, before anything was gathered.
+        stretches: runs of one layer, before anything was gathered.
     """
 
     virtual_size: int
@@ -75,7 +75,7 @@ class HeatMap:
     layer_bytes: Int64s
     zero_bytes: int
     damaged_bytes: int
-    extents: int
+    stretches: int
 
     def __post_init__(self) -> None:
         for column in (self.length, self.layer, self.layer_bytes):
@@ -233,7 +233,7 @@ class _Maker:
         self.position = 0
         self.held: list[tuple[Int64s, Int16s]] = []
         self.count = 0
-        self.extents = 0
+        self.stretches = 0
         self.last_layer: int | None = None
         self.bytes_of = np.zeros(layer_count - _LOWEST, np.int64)
 
@@ -245,7 +245,7 @@ class _Maker:
             raise ValueError(f"a plan begins at {plan.start}, the last one ended at {self.position}")
         np.add.at(self.bytes_of, plan.layer.astype(np.int64) - _LOWEST, plan.length)
         length, layer = _joined(plan.length, plan.layer)
-        self.extents += len(length) - (self.last_layer == int(layer[0]))
+        self.stretches += len(length) - (self.last_layer == int(layer[0]))
         self.last_layer = int(layer[-1])
         if self.grain > self.sector_size:
             length, layer = _assembled(_split(length, layer, self.position, self.grain))
@@ -271,7 +271,7 @@ class _Maker:
             self.bytes_of[-_LOWEST:],
             int(self.bytes_of[ZEROS - _LOWEST]),
             int(self.bytes_of[DAMAGED - _LOWEST]),
-            self.extents,
+            self.stretches,
         )
 
     def _all(self) -> tuple[Int64s, Int16s]:
