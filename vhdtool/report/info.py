@@ -73,7 +73,7 @@ def info_text(image: DiskImage, path: str, counts: BlockCounts, paint: Paint = p
         parts.append(
             "\n".join([paint("Findings", "name"), *finding_lines(image.findings, indent=2, paint=paint)])
         )
-    return "\n\n".join(parts)
+    return "\n\n".join(part for part in parts if part)
 
 
 def _get_vhd(image: DiskImage, path: str) -> list[tuple[str, object]]:
