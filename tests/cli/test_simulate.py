@@ -146,7 +146,7 @@ def test_measuring_stands_beside_what_was_simulated(snapshots: Snapshots) -> Non
     assert (measured["mode"], measured["reads"], measured["bytes"]) == ("cache", 50, 50 * 4096)
     text = run("simulate", snapshots.child, "--reads", 50, "--measure", "cache", "--seconds", "5").stdout
     assert "simulated" in text
-    assert "measured: 50 reads in " in text
+    assert "measured: 50 reads, of zeros too, in " in text
 
 
 def test_a_merge_and_a_plan_are_added(snapshots: Snapshots) -> None:

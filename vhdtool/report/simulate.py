@@ -192,6 +192,7 @@ def _lookups(simulation: Simulation, paint: Paint) -> str:
 
 
 def _devices(simulation: Simulation, paint: Paint) -> str:
+    zeros = simulation.reads - simulation.device_reads
     rows: list[Sequence[object]] = [
         (
             device.name,
@@ -205,10 +206,10 @@ def _devices(simulation: Simulation, paint: Paint) -> str:
     if simulation.measured is not None:
         measured = simulation.measured
         how = "page cache" if measured.mode == "cache" else "O_DIRECT"
-        did = f"measured: {count(measured.reads, 'read')} in {measured.seconds:.1f} s, {how}"
+        reads = count(measured.reads, "read") + (", of zeros too," if zeros else "")
+        did = f"measured: {reads} in {measured.seconds:.1f} s, {how}"
         rows.append(("this machine", f"{measured.iops:.0f}", f"{measured.mb_per_s:.1f}", "", did))
     title = paint("Devices", "name") + ", one read at a time, metadata in memory"
-    zeros = simulation.reads - simulation.device_reads
     if zeros:
         title += f"; {count(zeros, 'read')} of zeros not counted"
     return f"{title}\n" + table(("Device", "IOPS", "MB/s", "Of flat", ""), rows, right=(1, 2, 3))
