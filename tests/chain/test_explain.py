@@ -438,6 +438,21 @@ def test_a_block_that_cannot_stand_there_is_explained(entry: int, reason: str, t
     assert reason in explanation.steps[0].note
 
 
+def test_blocks_that_overlap_are_each_told_with_whom_and_of_no_others(tmp_path: Path) -> None:
+    # Blocks 0 and 1 share one place, 2 and 3 another.
+    image = a_vhdx(
+        blocks={0: full(b"a"), 2: full(b"c")}, entries={1: 4 * MIB | 6, 3: 5 * MIB | 6}, size=8 * MIB
+    )
+    path = save(image, tmp_path / "x.vhdx")
+
+    with vhdtool.open_chain(path) as chain:
+        told = [[finding.found for finding in explain(chain, block * MIB).findings] for block in range(5)]
+
+    first = [f"BAT[1], block 1 and BAT[0], block 0 at {4 * MIB:#x}"]
+    second = [f"BAT[3], block 3 and BAT[2], block 2 at {5 * MIB:#x}"]
+    assert told == [first, first, second, second, []]
+
+
 def test_a_block_that_the_end_of_the_file_cuts_off_is_read_up_to_there(tmp_path: Path) -> None:
     image = a_vhdx(blocks={0: full(b"a"), 1: full(b"b")})
     path = save(image[: 5 * MIB + 1536], tmp_path / "x.vhdx")

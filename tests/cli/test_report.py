@@ -177,6 +177,31 @@ def test_that_a_picture_cannot_be_made_is_found_out_before_the_work(vhds: Snapsh
     run("simulate", vhds.child, "--trace", trace, "--picture", tmp_path / "none" / "a.html", code=73)
 
 
+def test_a_trace_is_an_input_and_never_the_target(vhds: Snapshots, tmp_path: Path) -> None:
+    trace = tmp_path / "trace.svg"
+    trace.write_text("0,512\n", encoding="utf-8")
+
+    run("simulate", vhds.child, "--trace", trace, "--picture", trace, "--force", code=73)
+
+    assert trace.read_text(encoding="utf-8") == "0,512\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_figures_that_cannot_be_printed_are_in_the_picture_all_the_same(
+    vhds: Snapshots, tmp_path: Path
+) -> None:
+    page = tmp_path / "page.html"
+
+    with Path("/dev/full").open("wb") as full:
+        command = [sys.executable, "-m", "vhdtool", "simulate", str(vhds.child), "--reads", "9"]
+        done = subprocess.run(
+            [*command, "--picture", str(page)], stdout=full, stderr=subprocess.PIPE, check=False
+        )
+
+    assert done.returncode == 74
+    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
 def test_a_hostile_file_name_stays_text_in_the_page(tmp_path: Path) -> None:
     snapshots = make_snapshots(tmp_path / "vms")
     hostile = snapshots.child.rename(snapshots.folder / "a<img src=x onerror=alert(1)>\x1b[31m&.avhdx")

@@ -11,6 +11,7 @@ A broken place is explained like any other: the steps end at what is wrong with 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 # What is looked at before any table where a layer's disk may be too small.
 VIRTUAL_DISK_SIZE: Final = "virtual disk size"
+# How findings call the two entries of blocks that overlap: of a VHD, and of a VHDX.
+_ENTRIES: Final = re.compile(r"blocks ([0-9]+) and ([0-9]+)|BAT\[([0-9]+)\].* and BAT\[([0-9]+)\]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,19 +170,21 @@ def _data(chain: Chain, last: Step, result: Result) -> bytes | None:
 def _findings(chain: Chain, steps: Sequence[Step]) -> list[Finding]:
     """What the surveys have against the entries that were looked at.
 
-    Of a rule that is broken often only the first few places are kept; the steps say it each time.  That two
-    blocks overlap is noted at one of their entries and true of both.
+    Of a rule that is broken often only the first few places are kept; the steps say it each time.
     """
-    found: list[Finding] = []
-    serious: list[Finding] = []
-    for step in steps:
-        if step.structure == BAT and step.file_offset is not None:
-            serious = [
-                finding
-                for finding in chain.layers[step.layer].image.findings
-                if finding.severity is not Severity.INFO
-            ]
-            found += [finding for finding in serious if finding.location.offset == step.file_offset]
-    if not found and steps[-1].outcome is Outcome.DAMAGED:
-        found = [finding for finding in serious if finding.code.endswith(".cross")]
-    return found
+    return [
+        finding
+        for step in steps
+        if step.structure == BAT and step.file_offset is not None
+        for finding in chain.layers[step.layer].image.findings
+        if finding.severity is not Severity.INFO
+        and (finding.location.offset == step.file_offset or _crosses(finding, step))
+    ]
+
+
+def _crosses(finding: Finding, step: Step) -> bool:
+    """Whether ``finding``, which stands at one of two entries, is that the blocks of both overlap."""
+    if not finding.code.endswith(".cross") or step.outcome is not Outcome.DAMAGED:
+        return False
+    entries = [number for pair in _ENTRIES.findall(f"{finding.what} {finding.found}") for number in pair]
+    return not entries or str(step.index) in entries

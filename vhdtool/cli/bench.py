@@ -197,14 +197,17 @@ def _measure(
             found = measure_depths(job, room, partial(TargetFile, sync=False), tell=tell)
         found = replace(found, notes=(*found.notes, *([note] if note else [])))
         document = depth_json(found)
-        if as_json:
-            print_json(document)
-        else:
-            print_text(depth_text(found, paint()))
-        if output is not None:
-            files[output](json.dumps(document, indent=2) + "\n")
-        if picture is not None:
-            files[picture](render_depth_page(found, made_now(ctx), suffix=suffix_of(picture)))
+        # Whichever of these fails, what was measured is in the others.
+        try:
+            if output is not None:
+                files[output](json.dumps(document, indent=2) + "\n")
+            if picture is not None:
+                files[picture](render_depth_page(found, made_now(ctx), suffix=suffix_of(picture)))
+        finally:
+            if as_json:
+                print_json(document)
+            else:
+                print_text(depth_text(found, paint()))
 
 
 def find_libvhdi(given: str | None) -> tuple[str | None, str]:

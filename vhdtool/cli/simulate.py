@@ -285,6 +285,8 @@ def command(
         write = None
         if picture is not None:
             inputs = [file.path for file in chain.files()]
+            if workload["trace"] is not None:
+                inputs.append(workload["trace"])
             write = stack.enter_context(begun_picture(picture, force=force, inputs=inputs))
         reads = WorkloadOptions(**workload).open(chain)
         options: dict[str, Any] = {"devices": devices or STATED_DEVICES, "engine": engine}
@@ -299,15 +301,15 @@ def command(
 
             plan = plan_merges(chain, simulation, budget)
         _say_left_out(reads)
-        _print(simulation, what_if, plan, as_json=as_json)
-        if picture is not None and write is not None:
-            from vhdtool.report.pictures import render_simulation_page
+        # Whichever of the two fails, the other one is there.
+        try:
+            if picture is not None and write is not None:
+                from vhdtool.report.pictures import render_simulation_page
 
-            write(
-                render_simulation_page(
-                    what_if or simulation, made_now(ctx), suffix=suffix_of(picture), plan=plan
-                )
-            )
+                suffix = suffix_of(picture)
+                write(render_simulation_page(what_if or simulation, made_now(ctx), suffix=suffix, plan=plan))
+        finally:
+            _print(simulation, what_if, plan, as_json=as_json)
 
 
 def _require_fitting(ctx: click.Context, workload: dict[str, Any]) -> None:
