@@ -82,7 +82,7 @@ def simulation_tables(simulation: Simulation, plan: MergePlan | None = None) -> 
         texts=(6,),
     )
     tables.append(("Layers", layers, "Hidden bytes are what merging gives back."))
-    zeros = simulation.reads - simulation.device_reads
+    zeros = simulation.zero_reads
     note = (
         "Models with one request at a time and no cache, and their rate against the same disk flattened. "
         "Simulated: no device was asked."

@@ -192,7 +192,7 @@ def _lookups(simulation: Simulation, paint: Paint) -> str:
 
 
 def _devices(simulation: Simulation, paint: Paint) -> str:
-    zeros = simulation.reads - simulation.device_reads
+    zeros = simulation.zero_reads
     rows: list[Sequence[object]] = [
         (
             device.name,

@@ -132,6 +132,11 @@ class Simulation:
     engine: str
     measured: Measured | None = None
 
+    @property
+    def zero_reads(self) -> int:
+        """Reads that reach no device."""
+        return self.reads - self.device_reads
+
 
 @dataclass(frozen=True, slots=True)
 class Merge:
