@@ -39,53 +39,49 @@ class SideBySide:
     """A guest range of two chains, cut wherever either's origin changes.
 
     Attributes:
-        offset, length: int64[n], guest bytes; the pieces tile the range.
+        a, b: the pieces, the same ones, with where either side takes them from; the layer is ``UNHELD``
+            where both take a piece from layers that they share.
         same: bool[n], whether both sides take the piece from one place, so that it must be equal.
-        layer_a, file_offset_a, layer_b, file_offset_b: where either side takes it from, as in a plan;
-            ``UNHELD`` where both take it from layers that they share.
     """
 
-    offset: Int64s
-    length: Int64s
+    a: ReadPlan
+    b: ReadPlan
     same: Bools
-    layer_a: npt.NDArray[np.int16]
-    file_offset_a: Int64s
-    layer_b: npt.NDArray[np.int16]
-    file_offset_b: Int64s
+
+    @property
+    def offset(self) -> Int64s:
+        """int64[n], where each piece begins; they tile the range."""
+        return self.a.offset
+
+    @property
+    def length(self) -> Int64s:
+        """int64[n], bytes of each piece."""
+        return self.a.length
 
     @property
     def start(self) -> int:
         """The first guest byte."""
-        return int(self.offset[0])
+        return self.a.start
 
     @property
     def stop(self) -> int:
         """The guest byte behind the last piece."""
-        return int(self.offset[-1] + self.length[-1])
+        return self.a.stop
 
     def differing(self) -> Iterator[tuple[Run, Run]]:
         """Both sides of each piece that is not the same."""
         rows = np.flatnonzero(~self.same)
-        a = (self.offset, self.length, self.layer_a, self.file_offset_a)
-        b = (self.offset, self.length, self.layer_b, self.file_offset_b)
-        sides = (zip(*(column[rows].tolist() for column in columns)) for columns in (a, b))
+        columns = ((plan.offset, plan.length, plan.layer, plan.file_offset) for plan in (self.a, self.b))
+        sides = (zip(*(column[rows].tolist() for column in side)) for side in columns)
         for run_a, run_b in zip(*sides):
             yield Run._make(run_a), Run._make(run_b)
-
-    def cut(self, offset: Int64s, stop: int) -> SideBySide:
-        """The same pieces, or parts of them: those that begin at each ``offset``, up to ``stop``."""
-        piece = np.searchsorted(self.offset, offset, "right") - 1
-        skipped = offset - self.offset[piece]
-        layers = self.layer_a[piece], self.layer_b[piece]
-        places = self.file_offset_a[piece], self.file_offset_b[piece]
-        place_a, place_b = (np.where(layer < 0, -1, place + skipped) for layer, place in zip(layers, places))
-        length = np.diff(offset, append=stop)
-        return SideBySide(offset, length, self.same[piece], layers[0], place_a, layers[1], place_b)
 
     def clipped(self, start: int, stop: int) -> SideBySide:
         """The part inside guest range ``[start, stop)``, which lies in this one and is not empty."""
         inside = self.offset[(self.offset > start) & (self.offset < stop)]
-        return self.cut(np.concatenate(([start], inside)), stop)
+        offset = np.concatenate(([start], inside))
+        same = self.same[np.searchsorted(self.offset, offset, "right") - 1]
+        return SideBySide(self.a.cut(offset, stop), self.b.cut(offset, stop), same)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,13 +136,13 @@ def diff_chains(a: Chain, b: Chain) -> Difference:
 
 def _is_half_held(window: SideBySide) -> Bools:
     """Where just one side's own layers say what it reads: the other's origin is not known yet."""
-    half_held: Bools = (window.layer_a == UNHELD) != (window.layer_b == UNHELD)
+    half_held: Bools = (window.a.layer == UNHELD) != (window.b.layer == UNHELD)
     return half_held
 
 
 def _is_unclear(window: SideBySide) -> Bools:
     """Where zeros stand against what shared layers hold, which may be zeros too."""
-    unclear: Bools = _is_half_held(window) & ((window.layer_a == ZEROS) | (window.layer_b == ZEROS))
+    unclear: Bools = _is_half_held(window) & ((window.a.layer == ZEROS) | (window.b.layer == ZEROS))
     return unclear
 
 
@@ -187,15 +183,7 @@ class _Pair:
         plans_a, plans_b = (self._own_plans(side, stop) for side in (0, 1))
         for a, b in _in_step(plans_a, plans_b, 0, stop):
             offset = np.union1d(a.offset, b.offset)
-            in_a, in_b = (np.searchsorted(plan.offset, offset, "right") - 1 for plan in (a, b))
-            yield self._judged(
-                offset,
-                a.stop,
-                a.layer[in_a],
-                _places(a, in_a, offset),
-                b.layer[in_b],
-                _places(b, in_b, offset),
-            )
+            yield self._judged(a.cut(offset, a.stop), b.cut(offset, a.stop))
 
     def filled(self, window: SideBySide, needs: Callable[[SideBySide], Bools]) -> Iterator[SideBySide]:
         """``window`` in parts, with what shared layers say put in where pieces need it."""
@@ -245,34 +233,22 @@ class _Pair:
         needed = needs(window)
         edges = shared.offset[needed[np.searchsorted(window.offset, shared.offset, "right") - 1]]
         offset = np.union1d(window.offset, edges)
-        cut = window.cut(offset, window.stop)
-        in_shared = np.searchsorted(shared.offset, offset, "right") - 1
-        places = _places(shared, in_shared, offset)
-        needed = needs(cut)
+        needed = needed[np.searchsorted(window.offset, offset, "right") - 1]
+        below = shared.cut(offset, window.stop)
         sides = []
-        for own_count, layer, place in zip(
-            self._own_counts, (cut.layer_a, cut.layer_b), (cut.file_offset_a, cut.file_offset_b)
-        ):
-            below = shared.layer[in_shared]
-            below = np.where(below < 0, below, below + np.int16(own_count))
-            take = needed & (layer == UNHELD)
-            sides += [np.where(take, below, layer), np.where(take, places, place)]
-        return self._judged(offset, window.stop, *sides)
+        for own_count, plan in zip(self._own_counts, (window.a, window.b)):
+            own = plan.cut(offset, window.stop)
+            take = needed & (own.layer == UNHELD)
+            number = np.where(below.layer < 0, below.layer, below.layer + np.int16(own_count))
+            layer = np.where(take, number, own.layer)
+            place = np.where(take, below.file_offset, own.file_offset)
+            sides.append(ReadPlan(offset, own.length, layer, place))
+        return self._judged(*sides)
 
-    def _judged(
-        self,
-        offset: Int64s,
-        stop: int,
-        layer_a: npt.NDArray[np.int16],
-        place_a: Int64s,
-        layer_b: npt.NDArray[np.int16],
-        place_b: Int64s,
-    ) -> SideBySide:
-        """Pieces with what is the same told."""
-        file_a, file_b = self._file_of[0][layer_a], self._file_of[1][layer_b]
-        same = (file_a == file_b) & (file_a != DAMAGED) & (place_a == place_b)
-        length = np.diff(offset, append=stop)
-        return SideBySide(offset, length, same, layer_a, place_a, layer_b, place_b)
+    def _judged(self, a: ReadPlan, b: ReadPlan) -> SideBySide:
+        """The same pieces of both sides, with what is the same told."""
+        file_a, file_b = self._file_of[0][a.layer], self._file_of[1][b.layer]
+        return SideBySide(a, b, (file_a == file_b) & (file_a != DAMAGED) & (a.file_offset == b.file_offset))
 
 
 def _in_step(
@@ -328,8 +304,3 @@ def _file_key(layer: Layer) -> object:
     if not files:
         return id(layer.image.source)
     return (layer.image.log.replayed, *(file.opened_as.file for file in files))
-
-
-def _places(plan: ReadPlan, run: Int64s, offset: Int64s) -> Int64s:
-    """Where guest bytes ``offset``, each in run number ``run``, stand in their files; -1 as in a plan."""
-    return np.where(plan.layer[run] < 0, -1, plan.file_offset[run] + offset - plan.offset[run])

@@ -9,7 +9,7 @@ import click
 
 from vhdtool.cli.options import FILE, Access, chain_options, force_option
 from vhdtool.cli.output import print_text
-from vhdtool.cli.picture import STDOUT, PageType, begun_picture, made_now
+from vhdtool.cli.picture import STDOUT, PageType, begun_file, made_now
 from vhdtool.cli.progress import status_line
 from vhdtool.errors import VhdtoolError, printable
 
@@ -39,7 +39,7 @@ def command(ctx: click.Context, leaf: Path, output: Path, force: bool, access: A
         if output == STDOUT:
             print_text(_page(chain, made_now(ctx)))
             return
-        with begun_picture(output, force=force, inputs=[file.path for file in chain.files()]) as write:
+        with begun_file(output, force=force, inputs=[file.path for file in chain.files()]) as write:
             write(_page(chain, made_now(ctx)))
     print_text(f"{printable(str(output))} written")
 

@@ -117,7 +117,7 @@ def compare_contents(
     with watch.guarding():
         sources_a, sources_b = ([image.source for image in chain.images] for chain in (a, b))
         for window in side_by_side(a, b):
-            reporter.update(int(window.offset[0]), int(window.offset[0]))
+            reporter.update(window.start, window.start)
             for run_a, run_b in window.differing():
                 reporter.update(run_a.offset, run_a.offset)
                 for start, length, part_a, part_b in _in_step(

@@ -65,6 +65,16 @@ class ReadPlan:
             self.file_offset[keep] + skipped,
         )
 
+    def cut(self, offset: npt.NDArray[np.int64], stop: int) -> ReadPlan:
+        """The parts of runs that begin at each ``offset`` (int64[n], ascending), up to ``stop``.
+
+        Neighbours may be parts of one run: what they are laid beside changes between them.
+        """
+        run = np.searchsorted(self.offset, offset, "right") - 1
+        layer = self.layer[run]
+        place = np.where(layer < 0, -1, self.file_offset[run] + (offset - self.offset[run]))
+        return ReadPlan(offset, np.diff(offset, append=stop), layer, place)
+
     def within_files(self, sizes: npt.NDArray[np.int64]) -> ReadPlan:
         """The same plan with what lies behind the ends of files ``DAMAGED``.
 
