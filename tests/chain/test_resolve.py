@@ -199,3 +199,18 @@ def test_what_lies_behind_the_ends_of_files_is_damaged(images: list[FakeImage], 
         if kept < run.length:
             parts.append(Run(run.offset + kept, run.length - kept, DAMAGED, -1))
         assert rows(here) == parts
+
+
+def test_a_window_that_grew_shrinks_to_the_smallest_one_and_not_to_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in (("CELLS_PER_WINDOW", 4), ("CELLS_PER_WINDOW_MIN", 1), ("ROWS_PER_WINDOW", 8)):
+        monkeypatch.setattr(flatten_module, name, value)
+    # Many rows in block 0, none in block 1, which the leaf settles, many in 2 and 3.
+    states = [BlockState.PARTIAL, BlockState.DATA, BlockState.PARTIAL, BlockState.PARTIAL]
+    here = {0: [True, False], 2: [False, True], 3: [True, False]}
+    images = [FakeImage(Geometry(4096, 1024), states, here, seed=number) for number in range(5)]
+
+    plan = ReadPlan.joined(list(flatten(images, 0, 4096, engine="numpy")))
+
+    assert rows(plan) == rows(ReadPlan.of_runs(list(walk(images, 0, 4096))))

@@ -142,7 +142,7 @@ def _resolve(
         end = min(stop, position - position % span + span)
         window = _Window(images, cell, position, end, nobody)
         if not window.load(None if cells == CELLS_PER_WINDOW_MIN else ROWS_PER_WINDOW):
-            cells //= 4
+            cells = max(CELLS_PER_WINDOW_MIN, cells // 4)
             continue
         yield from window.resolved(machine)
         position = end
