@@ -15,11 +15,13 @@ The error tree, with the exit code of each (see the reference page for what they
     │   └── ChainLoopError       65      a file is its own ancestor
     ├── InputError
     │   ├── FileMissingError     66      nothing stands under the name
+    │   ├── KeyFileError         65      a key for signing or checking that is none, or cannot be used
     │   └── ReadError            74      the operating system could not read it
     ├── ExportError              74  the result could not be written
     │   ├── TargetExistsError    73      something stands under the target's name already
     │   ├── TargetError          73      the target cannot be created
     │   └── SourceChangedError   75      an input changed while we read it
+    │       └── SourceGoneError          nothing stands under its name any more
     ├── TraceError               65  a recorded workload that cannot be read, or does not fit the disk
     ├── WorkloadError             2  a workload that cannot be: a parameter out of range, nothing to read
     └── MissingPackageError      69  an optional package is not installed
@@ -194,6 +196,10 @@ class FileMissingError(InputError):
     exit_code = EXIT_MISSING
 
 
+class KeyFileError(InputError):
+    """A file with a key for signatures is none, or of a kind that cannot be used."""
+
+
 class ReadError(InputError):
     """The operating system could not open or read an input."""
 
@@ -220,6 +226,10 @@ class SourceChangedError(ExportError):
     """An input changed while it was read."""
 
     exit_code = EXIT_CHANGED
+
+
+class SourceGoneError(SourceChangedError):
+    """Nothing stands under an input's name any more: it may come back, with its file system, as it was."""
 
 
 class TraceError(VhdtoolError):

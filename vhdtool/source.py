@@ -5,7 +5,8 @@
     FileSource ──┐
     MemorySource ┼──► read_exact / read_into ──► decoders, movers
     JoinedSource ┤        ▲
-    PatchedSource ────────┘   a pending VHDX log laid over another source
+    PatchedSource ────────┤   a pending VHDX log laid over another source
+    WrappingSource ───────┘   another source, read in some other way
 
 A source never answers short: what is not there is an error that names file, offset and field.
 What a platform lacks (positioned reads, looking for holes) is made up for here and nowhere else.
@@ -16,15 +17,18 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import sys
 import threading
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cache
 from heapq import heappop, heappush
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import Any, Final, Protocol, Self
 
 from vhdtool.errors import (
     CorruptError,
@@ -110,17 +114,21 @@ class ByteSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """What tells whether a file is still the one that was opened: cheap, and changed by every write."""
+    """What tells whether a file is still the one that was opened: cheap, and changed by every write.
+
+    ``ctime_ns`` does not count when two are compared: links, permissions and attributes change it too.
+    """
 
     device: int
     inode: int
     size: int
     mtime_ns: int
+    ctime_ns: int = field(default=0, compare=False)
 
     @classmethod
     def of(cls, status: os.stat_result) -> Self:
         """The fingerprint in ``status``."""
-        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
     @property
     def file(self) -> tuple[int, int]:
@@ -247,6 +255,11 @@ class FileSource(_Reader):
         return self._descriptor if self._lock is None else None
 
     @property
+    def is_closed(self) -> bool:
+        """Whether the file was let go of."""
+        return self._descriptor < 0
+
+    @property
     def key(self) -> FileKey:
         """Which file it is, whatever it is called."""
         return self._status.st_dev, self._status.st_ino
@@ -266,10 +279,33 @@ class FileSource(_Reader):
 
         Raises:
             FileMissingError: it is gone.
+            ReadError: its file system does not answer.
         """
         named = Fingerprint.of(self._stat())
-        held = Fingerprint.of(os.fstat(self._descriptor))
+        try:
+            held = Fingerprint.of(os.fstat(self._descriptor))
+        except OSError as error:
+            raise self._failed(error, None, "") from error
         return held if held.file == named.file else named
+
+    def resident(self, offset: int, length: int) -> bytes | None:
+        """Which pages of ``[offset, offset + length)`` the page cache holds.
+
+        Args:
+            offset: a multiple of ``mmap.ALLOCATIONGRANULARITY``.
+
+        Returns:
+            A byte for each page (of ``mmap.PAGESIZE``), 1 for one that is there, up to the file's end; None
+            where nobody can tell.  Linux says of files that the user may not write that all is there.
+        """
+        return _resident_pages(self._descriptor, offset, min(length, self.size - offset))
+
+    def drop(self, offset: int, length: int) -> None:
+        """Let the page cache forget whole pages of a range; nothing where the platform cannot."""
+        advise = getattr(os, "posix_fadvise", None)
+        if advise is not None and self._descriptor >= 0 and length > 0:
+            with suppress(OSError):  # a wish, and no more: some file systems know no such thing
+                advise(self._descriptor, offset, length, os.POSIX_FADV_DONTNEED)
 
     def read_exact(self, offset: int, length: int, *, field: str) -> bytes:
         if not 0 <= offset <= offset + length <= self.size:
@@ -364,10 +400,68 @@ class FileSource(_Reader):
             raise self._failed(error, offset, field) from error
 
     def _failed(self, error: OSError, offset: int | None, field: str) -> FileMissingError | ReadError:
-        if offset is None and error.errno in (errno.ENOENT, errno.ENOTDIR):
-            return FileMissingError(f"no such file: {printable(self.name)}")
-        reason = os.strerror(error.errno) if error.errno else "unknown error"
-        return ReadError(f"cannot read {Location(self.name, offset, field)}: {reason}")
+        return _failure(self.name, error, offset, field)
+
+
+def _failure(name: str, error: OSError, offset: int | None, field: str) -> FileMissingError | ReadError:
+    if offset is None and error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return FileMissingError(f"no such file: {printable(name)}")
+    reason = os.strerror(error.errno) if error.errno else "unknown error"
+    return ReadError(f"cannot read {Location(name, offset, field)}: {reason}")
+
+
+def fingerprint_of(path: Path) -> Fingerprint:
+    """The state of what stands under ``path``, looked at from outside.
+
+    Raises:
+        FileMissingError: nothing does.
+        ReadError: its file system does not answer.
+    """
+    try:
+        return Fingerprint.of(path.stat())
+    except OSError as error:
+        raise _failure(str(path), error, None, "") from error
+
+
+def _resident_pages(descriptor: int, offset: int, length: int) -> bytes | None:
+    """As ``FileSource.resident``; asks mincore(2) about a mapping that is never touched."""
+    mincore = _mincore()
+    if mincore is None or descriptor < 0 or length <= 0:
+        return None
+    import ctypes
+    import mmap
+
+    pages = bytearray(-(-length // mmap.PAGESIZE))
+    try:
+        # A private copy: a mapping whose address Python tells has to look writable.
+        mapping = mmap.mmap(descriptor, length, access=mmap.ACCESS_COPY, offset=offset)
+    except (OSError, ValueError):  # no mappings on this file system; the file became shorter
+        return None
+    try:
+        first = ctypes.c_char.from_buffer(mapping)
+        out = (ctypes.c_ubyte * len(pages)).from_buffer(pages)
+        failed = mincore(ctypes.byref(first), ctypes.c_size_t(length), out)
+        del first, out
+    finally:
+        mapping.close()
+    # Only the lowest bit says something.
+    return None if failed else bytes(pages).translate(_LOWEST_BITS)
+
+
+_LOWEST_BITS: Final = bytes(i & 1 for i in range(256))
+
+
+@cache
+def _mincore() -> Any:
+    """The function of the C library; None where there is none, or where nothing can be dropped anyway."""
+    if sys.platform != "linux" or not hasattr(os, "posix_fadvise"):
+        return None
+    import ctypes
+
+    try:
+        return ctypes.CDLL(None).mincore
+    except (OSError, AttributeError):
+        return None
 
 
 class DirectFile:
@@ -477,7 +571,32 @@ class PageReader(Protocol):
     def __call__(self, skip: int, count: int) -> bytes: ...
 
 
-class PatchedSource(_Reader):
+class SourceOver(_Reader):
+    """A source whose bytes come from another one, ``below``; it is closed with it."""
+
+    def __init__(self, below: ByteSource, size: int) -> None:
+        self.below = below
+        self.name = below.name
+        self.size = size
+
+    def close(self) -> None:
+        self.below.close()
+
+
+class WrappingSource(SourceOver):
+    """Another source, read in some other way: what is no reading of bytes passes through."""
+
+    def __init__(self, below: ByteSource) -> None:
+        super().__init__(below, below.size)
+
+    def read_into(self, offset: int, buffer: memoryview, *, field: str) -> None:
+        self.below.read_into(offset, buffer, field=field)
+
+    def data_ranges(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        return self.below.data_ranges(start, stop)
+
+
+class PatchedSource(SourceOver):
     """Another source with patches laid over it and a size of its own; nothing is written.
 
     ``size`` may pass the other's: what is missing there and under no patch reads as zeros.
@@ -487,9 +606,7 @@ class PatchedSource(_Reader):
     """
 
     def __init__(self, below: ByteSource, patches: Sequence[Patch], size: int) -> None:
-        self.below = below
-        self.name = below.name
-        self.size = size
+        super().__init__(below, size)
         self._pieces = _flatten_patches(patches, size)
         self._starts = [piece[0] for piece in self._pieces]
 
@@ -556,9 +673,6 @@ class PatchedSource(_Reader):
         if edge < stop:
             yield edge, stop, False
 
-    def close(self) -> None:
-        self.below.close()
-
 
 _Piece = tuple[int, int, "PageReader | None", int]  # start, stop, page, bytes to skip in it
 
@@ -602,6 +716,28 @@ def files_of(source: ByteSource) -> list[FileSource]:
         return [source]
     if isinstance(source, JoinedSource):
         return list(source.parts)
-    if isinstance(source, PatchedSource):
+    if isinstance(source, SourceOver):
         return files_of(source.below)
     return []
+
+
+def file_ranges(source: ByteSource, offset: int, length: int) -> Iterator[tuple[FileSource, int, int]]:
+    """Where bytes ``[offset, offset + length)`` of ``source`` are read, as (file, offset, length).
+
+    Bytes under a patch count as well: they are read before the patch is laid over them.  Nothing comes of
+    sources whose bytes stand in no file as they read.
+    """
+    length = min(length, source.size - offset)
+    if length <= 0:
+        return
+    if isinstance(source, FileSource):
+        yield source, offset, length
+    elif isinstance(source, JoinedSource):
+        while length:
+            part, at = source.place(offset)
+            count = min(length, part.size - at)
+            yield part, at, count
+            offset += count
+            length -= count
+    elif isinstance(source, (PatchedSource, WrappingSource)):
+        yield from file_ranges(source.below, offset, length)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from tests.builders.zst import a_frame, seekable
 from tests.catalogue.row import SECRET, Maker, Row, child_vhd, child_vhdx, file_of, row, vhd
 from tests.surgery.healthy import (
     CHILD_GUID,
@@ -23,6 +24,7 @@ from tests.surgery.vhdx import MIB, VhdxSurgeon, encode_locator, guid
 
 OTHER_GUID: Final = "22222222-3f10-4c6c-9f2d-51a4b5a0d0c1"
 SEARCH: Final = ("--search", "{folder}/elsewhere")
+_PACKED: Final = a_frame(b"p" * 4096)
 _dynamic = functools.cache(lambda: a_vhd())
 _dynamic_vhdx = functools.cache(lambda: a_vhdx())
 Put = Callable[[Path], object]
@@ -274,6 +276,53 @@ ROWS: Final[list[Row]] = [
     row("a raw disk of 700 bytes", file_of(b"r" * 700, "disk.img"), "E raw.size"),
     row("a qcow2 image", file_of(b"QFI\xfb".ljust(4096, b"\0"), "disk.img"), "W raw.other_format"),
     row("a packed disk", file_of(b"\x1f\x8b".ljust(4096, b"\0"), "disk.img.gz"), "W raw.other_format"),
+    row(
+        "a raw disk in a seekable zstd file", file_of(seekable(_PACKED), "disk.raw.zst"), needs=["zstandard"]
+    ),
+    *(
+        row(name, file_of(data, "disk.raw.zst"), finding, exit_code=code, opens=False, needs=["zstandard"])
+        for name, data, finding, code in (
+            ("a zstd file without a seek table", _PACKED.frame, "E zstd.table.missing", 69),
+            ("a seekable zstd file that was cut off", seekable(_PACKED)[:-4], "E zstd.table.missing", 69),
+            (
+                "a seek table of an unknown kind",
+                seekable(_PACKED, descriptor=4),
+                "E zstd.table.descriptor",
+                69,
+            ),
+            (
+                "a seek table with more rows than the file has room for",
+                seekable(_PACKED, count=2**32 - 1),
+                "E zstd.table.count",
+                65,
+            ),
+            ("a seek table that does not begin", seekable(_PACKED, length=1), "E zstd.table.header", 65),
+            (
+                "a frame of a gibibyte in the seek table",
+                seekable(a_frame(b"x" * 512, size=1 << 30)),
+                "E zstd.table.row",
+                65,
+            ),
+            (
+                "a seekable zstd file that lacks a frame",
+                seekable(_PACKED, _PACKED)[len(_PACKED.frame) :],
+                "E zstd.table.size",
+                65,
+            ),
+            (
+                "a frame that holds more than the seek table says",
+                seekable(a_frame(b"x" * 1024, size=512)),
+                "E zstd.frame",
+                65,
+            ),
+            (
+                "a VHDX in a seekable zstd file",
+                seekable(a_frame(b"vhdxfile".ljust(4096, b"\0"))),
+                "E zstd.content",
+                69,
+            ),
+        )
+    ),
     row(
         "a raw disk whose sector 0 is a footer's cookie",
         file_of(b"conectix".ljust(4096, b"\0"), "disk.img"),

@@ -34,7 +34,7 @@ class Row:
         options: for all commands that read through parents.
         exports: False where the disk is larger than a test can write.
         check: the exit code of ``check`` where it is not what follows from the findings.
-        needs: "fifo" or "symlink": what the platform must have.
+        needs: "fifo", "symlink" or "zstandard": what the platform must have, or be installed.
     """
 
     name: str

@@ -161,4 +161,5 @@ FILE_RULES: Final[dict[str, tuple[str, ...]]] = {
     "cut inside a structure": ("E file.too_short",),
     "no image": ("E image.unknown", "E image.vhd_set"),
     "raw": ("E raw.empty", "E raw.size"),
+    "compressed": ("E zstd.table.missing", "E zstd.frame"),
 }

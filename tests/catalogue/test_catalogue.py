@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +22,7 @@ from vhdtool.report.explanations import EXPLANATIONS
 PEAK_MIB_MAX: Final = 300
 SECONDS_MAX: Final = 60
 # What formats and chains find; the rest is about folders, manifests and writing.
-JUDGED: Final = ("vhd.", "vhdx.", "image.", "file.", "raw.", "chain.")
+JUDGED: Final = ("vhd.", "vhdx.", "image.", "file.", "raw.", "zstd.", "chain.")
 # What only a read through --damaged, or a parent that the system refuses to read, makes.
 ELSEWHERE: Final = frozenset({"chain.damaged_range", "chain.parent.unreadable"})
 
@@ -31,6 +32,8 @@ def _skip_unless_possible(row: Row) -> None:
         pytest.skip("no FIFOs on this platform")
     if "symlink" in row.needs and os.name == "nt":
         pytest.skip("symbolic links need a privilege on this platform")
+    if "zstandard" in row.needs and find_spec("zstandard") is None:
+        pytest.skip("the package zstandard is not installed")
 
 
 def _options(row: Row, folder: Path) -> list[str]:

@@ -117,15 +117,71 @@ def test_states_without_data_are_written_as_told() -> None:
 @pytest.mark.parametrize("count", [1, 17, 600])
 def test_a_fixed_disk_has_all_its_blocks(count: int) -> None:
     writer, sink = a_writer(virtual_size=count * 256 * MIB, block_size=256 * MIB, disk_type=DiskType.FIXED)
-    writer.write_block(count // 2, b"first")
+    writer.write_block(0, b"first")
+    place = writer.place_block(count // 2)
 
     image = finished(writer, sink)
 
     assert image.type is DiskType.FIXED
     assert image.source.size == 4 * MIB + count * 256 * MIB
-    assert image.entry(count // 2)[1] == 4 * MIB
     offsets = image.block_map(0, count).file_offset
-    assert sorted(offsets.tolist()) == [4 * MIB + i * 256 * MIB for i in range(count)]
+    assert offsets.tolist() == [4 * MIB + i * 256 * MIB for i in range(count)]
+    assert place == offsets[count // 2]
+    assert image.source.read_exact(4 * MIB, 5, field="x") == b"first"
+
+
+def test_the_table_of_the_largest_fixed_disk_is_not_kept() -> None:
+    class Counting(Memory):
+        """Takes tables, whose bytes would be 512 MiB, without keeping them."""
+
+        largest = total = 0
+
+        def write_at(self, offset: int, data: bytes | memoryview) -> None:
+            self.largest = max(self.largest, len(data))
+            self.total += len(data)
+
+    sink = Counting()
+    writer = VhdxWriter(
+        sink,
+        virtual_size=64 * TIB,
+        block_size=64 * MIB,
+        disk_type=DiskType.FIXED,
+        disk_id=DISK,
+        write_id=WRITE,
+    )
+
+    assert writer.place_block(1 << 19) == writer.first_offset + 32 * TIB
+    assert writer.finish() == writer.first_offset + 64 * TIB
+    assert sink.largest <= 2 * MIB
+    assert sink.total > 8 * MIB
+
+
+def test_a_table_is_written_as_blocks_come() -> None:
+    writer, sink = a_writer(virtual_size=1 << 30, disk_type=DiskType.DIFFERENCING, parent=PARENT)
+    other, expected = a_writer(virtual_size=1 << 30, disk_type=DiskType.DIFFERENCING, parent=PARENT)
+    bitmap = b"\1" + bytes(255)
+    for block in range(0, 1024, 5):
+        for one in (writer, other):
+            one.place_block(block, bitmap if block % 2 else None)
+        writer.flush(block)
+    writer.zero_blocks(1021, 3)
+    for block in range(1021, 1024):
+        other.set_state(block, 2)
+
+    assert writer.finish() == other.finish()
+    assert sink.data == expected.data
+    with pytest.raises(ValueError, match="flush"):
+        writer.place_block(3)
+
+
+def test_zeros_over_many_chunks_leave_out_the_entries_of_bitmaps() -> None:
+    writer, sink = a_writer(virtual_size=700 * 256 * MIB, block_size=256 * MIB)
+    writer.zero_blocks(3, 600)
+
+    image = finished(writer, sink)
+
+    assert image.counts() == BlockCounts(total=700, zero=600, absent=100)
+    assert [image.entry(block)[0] for block in (2, 3, 602, 603)] == [ABSENT, ZERO, ZERO, ABSENT]
 
 
 def test_a_large_table_has_room_and_costs_only_what_is_in_it() -> None:
@@ -210,6 +266,10 @@ def test_blocks_that_cannot_be_are_the_callers_mistake() -> None:
         writer.set_state(0, 6)
     with pytest.raises(ValueError, match="multiple of 1 MiB"):
         writer.set_state(0, 3, 5)
+    with pytest.raises(ValueError, match="no place"):
+        a_writer(disk_type=DiskType.DIFFERENCING, parent=PARENT)[0].write_bitmap(0, bytes(256))
+    with pytest.raises(ValueError, match="all its blocks"):
+        a_writer(disk_type=DiskType.FIXED)[0].set_state(0, 2)
 
 
 @settings(max_examples=40)

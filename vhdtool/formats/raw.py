@@ -53,6 +53,10 @@ def note_other_format(source: ByteSource, log: FindingLog) -> None:
 class RawImage:
     """A file without any structure of its own.  It has no identity and cannot be a parent.
 
+    Args:
+        source: the disk.
+        sections: of what it is wrapped in, for people to look at.
+
     Raises:
         CorruptError: it is empty.
     """
@@ -65,10 +69,10 @@ class RawImage:
     creator = ""
     created: datetime | None = None
     log = LogState()
-    sections: Sequence[Section] = ()
 
-    def __init__(self, source: ByteSource) -> None:
+    def __init__(self, source: ByteSource, sections: Sequence[Section] = ()) -> None:
         self.source = source
+        self.sections = sections
         self._log = FindingLog(source.name)
         if source.size == 0:
             self._log.refuse("raw.empty", "the file is empty", found="0 bytes", expected="a disk")
@@ -145,7 +149,11 @@ class RawImage:
         raise ValueError("no block is partial")
 
     def inspect(self, *, deep: bool = False) -> None:
-        """Nothing more to look at."""
+        """Nothing more to look at, unless the disk is compressed: whether it can be decompressed."""
+        from vhdtool.formats.seekable import SeekableSource
+
+        if deep and isinstance(self.source, SeekableSource):
+            self._log.extend(self.source.damaged_frames())
 
     def close(self) -> None:
         """Let go of the file."""

@@ -58,9 +58,7 @@ def open_recognised(
             exit_code=EXIT_UNSUPPORTED,
         )
     if raw and Path(source.name).suffix.lower() not in CLAIMING_SUFFIXES:
-        from vhdtool.formats.raw import RawImage
-
-        return RawImage(source)
+        return _open_raw(source)
     from vhdtool.formats.vhdx.header import find_valid_header
 
     if find_valid_header(source):
@@ -70,6 +68,38 @@ def open_recognised(
     log.refuse(
         "image.unknown", "neither a VHD nor a VHDX signature in this file", expected="conectix or vhdxfile"
     )
+
+
+def raw_content(source: ByteSource) -> ByteSource:
+    """The raw disk in ``source``: its bytes, or what is compressed in it (seekable zstd).
+
+    Raises:
+        FormatError: it is compressed and cannot be read by position, or is an image in another format.
+        MissingPackageError: it is compressed, and no package for that is installed.
+    """
+    from vhdtool.formats.seekable import is_zstd, open_seekable
+
+    if not is_zstd(source):
+        return source
+    content = open_seekable(source)
+    inside = recognise(content)
+    if inside is not None:
+        FindingLog(source.name).refuse(
+            "zstd.content",
+            "what is compressed here is no raw disk; decompress it first (zstd -d)",
+            found=inside,
+            expected="raw",
+            exit_code=EXIT_UNSUPPORTED,
+        )
+    return content
+
+
+def _open_raw(source: ByteSource) -> DiskImage:
+    from vhdtool.formats.raw import RawImage
+    from vhdtool.formats.seekable import SeekableSource
+
+    content = raw_content(source)
+    return RawImage(content, (content.section,) if isinstance(content, SeekableSource) else ())
 
 
 @cache

@@ -15,15 +15,21 @@ from __future__ import annotations
 
 import sys
 from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from vhdtool.errors import ExportError
 from vhdtool.formats.image import Sink
 from vhdtool.formats.vhd import layout
 from vhdtool.formats.vhd.chs import geometry_of
 from vhdtool.model.identity import DiskType, Identity, base_name
+from vhdtool.model.state import BlockState
+from vhdtool.source import ByteSource
+
+if TYPE_CHECKING:
+    from vhdtool.model.blockmap import StoredBlocks
 
 # QEMU takes the geometry for the disk's size unless it knows the creator for one that does not; Windows
 # is such a creator, and files like its own are what this writes.
@@ -222,16 +228,82 @@ class VhdWriter:
 
     def place_block(self, block: int, bitmap: bytes | None = None) -> int:
         """Make room for a block and write its bitmap; the caller writes the data at the offset returned."""
+        offset = self.reserve_block(block)
+        self.write_bitmap(block, bitmap)
+        return offset
+
+    def reserve_block(self, block: int) -> int:
+        """Make room for a block; its bitmap and its data, behind the offset returned, are the caller's."""
         if self._table[block] != layout.BAT_UNUSED:
             raise ValueError(f"block {block} is written already")
         offset = layout.round_up(self._stop + self._bitmap_size, self._alignment)
         start = offset - self._bitmap_size
         if start // layout.SECTOR_SIZE >= layout.BAT_UNUSED:
             raise ExportError("a VHD cannot refer to blocks beyond 2 TiB of its file")
-        self._sink.write_at(start, self._encode_bitmap(block, bitmap))
         self._table[block] = start // layout.SECTOR_SIZE
         self._stop = offset + self._block_size
         return offset
+
+    def write_bitmap(self, block: int, bitmap: bytes | None = None) -> None:
+        """Write the bitmap of a block that has a place: which sectors are here, as in ``write_block``."""
+        self._sink.write_at(self.bitmap_place(block), self._encode_bitmap(block, bitmap))
+
+    # ------------------------------------------------------------ what an image that is being made has
+
+    @property
+    def first_offset(self) -> int:
+        """Where blocks begin; what is in front of it, ``finish`` writes."""
+        return blocks_offset(len(self._table), self._parent)
+
+    @property
+    def stop(self) -> int:
+        """Where the last block ends so far."""
+        return self._stop
+
+    def zero_blocks(self, first: int, count: int) -> None:
+        """Let blocks be zeros, whatever a parent has: all of their sectors are here, as holes."""
+        for block in range(first, first + count):
+            self.place_block(block)
+
+    def restore_partial(self, block: int) -> None:
+        """Let a block have the place that it has in a file which is gone on with, and the bitmap there."""
+        self.reserve_block(block)
+
+    def bitmaps_behind(self, block: int) -> tuple[int, int]:
+        """(file offset, length): none, a bitmap comes with its block."""
+        return 0, 0
+
+    def flush(self, block: int) -> None:
+        """The table is small enough to be kept until the end."""
+
+    def write_table(self) -> None:
+        """The same: ``stored`` does not read it."""
+
+    def stored(self, source: ByteSource, stop: int) -> Iterator[StoredBlocks]:
+        """The blocks up to block ``stop`` that have a place, in windows: DATA, and in children PARTIAL.
+
+        Args:
+            source: the file; not needed, the table is kept.
+        """
+        import numpy as np
+
+        from vhdtool.model.blockmap import StoredBlocks, pack
+
+        state = BlockState.DATA if self._parent is None else BlockState.PARTIAL
+        step = _TABLE_WINDOW // layout.BAT_ENTRY_SIZE
+        for first in range(0, stop, step):
+            window = np.array(self._table[first : min(stop, first + step)], np.int64)
+            rows = np.flatnonzero(window != layout.BAT_UNUSED)
+            offset = window[rows] * layout.SECTOR_SIZE + self._bitmap_size
+            yield StoredBlocks(rows + first, pack(np.full(len(rows), state, np.int64), offset))
+
+    def bitmap_place(self, block: int) -> int:
+        """File offset of the bitmap of a block that has a place."""
+        return self._table[block] * layout.SECTOR_SIZE
+
+    def decode_bitmap(self, raw: bytes) -> bytes:
+        """A bitmap as it stands in the file, least significant bit first."""
+        return raw.translate(layout.MSB_TO_LSB)
 
     def finish(self) -> int:
         """Write header, locators, BAT and footers.

@@ -1,15 +1,16 @@
 """New VHDX images: fixed, dynamic and differencing.
 
 The layout is the one that Windows writes: headers, log at 1 MiB, metadata at 2 MiB, BAT at 3 MiB, then
-blocks in the order in which they are first written, sector bitmap blocks among them.  Blocks go out as
-they come; tables and headers follow in :meth:`VhdxWriter.finish`, so a file that was never finished has no
-valid header.
+blocks in the order in which they are first written, sector bitmap blocks among them; those of a fixed disk
+in the order of the disk.  Blocks go out as they come; tables and headers follow in
+:meth:`VhdxWriter.finish`, so a file that was never finished has no valid header.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from vhdtool.checksum import crc32c_without_field
 from vhdtool.formats.image import Sink
@@ -18,6 +19,11 @@ from vhdtool.formats.vhdx.chunk import ChunkLayout, chunk_ratio
 from vhdtool.formats.vhdx.metadata import BLOCK_SIZE_MAX, BLOCK_SIZE_MIN, SECTOR_SIZES, VIRTUAL_SIZE_MAX
 from vhdtool.model.geometry import Geometry
 from vhdtool.model.identity import DiskType, Identity
+from vhdtool.model.state import BlockState
+from vhdtool.source import ByteSource
+
+if TYPE_CHECKING:
+    from vhdtool.model.blockmap import StoredBlocks
 
 LOG_OFFSET: Final = 1 * layout.MIB
 LOG_LENGTH: Final = 1 * layout.MIB
@@ -27,7 +33,19 @@ BAT_OFFSET: Final = 3 * layout.MIB
 BLOCK_SIZE_DEFAULT: Final = 32 * layout.MIB
 BLOCK_SIZE_DIFFERENCING: Final = 2 * layout.MIB
 _PAGE_ENTRIES: Final = 512
-_FIXED_WINDOW: Final = 1 << 17
+_PAGE_SIZE: Final = _PAGE_ENTRIES * chunk.ENTRY_SIZE
+_WINDOW: Final = 1 << 17
+# What the payload states read as; only states that this writes occur.
+_STATES: Final = (
+    BlockState.ABSENT,
+    BlockState.ZERO,
+    BlockState.ZERO,
+    BlockState.ZERO,
+    BlockState.DAMAGED,
+    BlockState.DAMAGED,
+    BlockState.DATA,
+    BlockState.PARTIAL,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +115,9 @@ class VhdxWriter:
         self._file_write_id = file_write_id or write_id
         # Pages of the BAT that hold something: a table of 512 MiB stays as small as what is in it.
         self._pages: dict[int, bytearray] = {}
+        self._pages_flushed = 0
+        # File offsets of sector bitmap blocks, by chunk.
+        self._bitmaps: dict[int, int] = {}
         self._next = blocks_offset(self._chunks)
 
     def place_block(self, block: int, bitmap: bytes | None = None) -> int:
@@ -110,14 +131,14 @@ class VhdxWriter:
             File offset of its ``block_size`` bytes.
         """
         index = self._index(block)
+        if self._type is DiskType.FIXED and bitmap is None:
+            return self.first_offset + block * self.geometry.block_size
         offset = self._entry(index) >> chunk.OFFSET_SHIFT << chunk.OFFSET_SHIFT
         if self._entry(index) & chunk.STATE_MASK < chunk.FULLY_PRESENT:
             offset = self._take(self.geometry.block_size)
-        state = chunk.FULLY_PRESENT
+        self._set_entry(index, offset | chunk.FULLY_PRESENT)
         if bitmap is not None:
-            self._write_bitmap(block, bitmap)
-            state = chunk.PARTIALLY_PRESENT
-        self._set_entry(index, offset | state)
+            self.write_bitmap(block, bitmap)
         return offset
 
     def write_block(self, block: int, data: bytes | memoryview, bitmap: bytes | None = None) -> None:
@@ -136,6 +157,8 @@ class VhdxWriter:
         """
         if not chunk.NOT_PRESENT <= state <= chunk.UNMAPPED:
             raise ValueError(f"state {state} is none of 0 to 3")
+        if self._type is DiskType.FIXED:
+            raise ValueError("a fixed disk has all its blocks")
         if file_offset % layout.MIB:
             raise ValueError(f"file_offset {file_offset} is no multiple of 1 MiB")
         self._set_entry(self._index(block), file_offset | state)
@@ -143,9 +166,8 @@ class VhdxWriter:
     def finish(self) -> int:
         """Write tables and headers; the file's final size in bytes, to which the caller extends it."""
         if self._type is DiskType.FIXED:
-            self._place_all()
-        for number, page in sorted(self._pages.items()):
-            self._sink.write_at(BAT_OFFSET + number * len(page), memoryview(page))
+            self._write_fixed_table()
+        self.write_table()
         self._write_metadata()
         table = self._region_table()
         for offset in layout.REGION_TABLE_OFFSETS:
@@ -154,6 +176,96 @@ class VhdxWriter:
         for i, offset in enumerate(layout.HEADER_OFFSETS):
             self._sink.write_at(offset, self._header(i + 1))
         return self._next
+
+    # ------------------------------------------------------------ what an image that is being made has
+
+    @property
+    def first_offset(self) -> int:
+        """Where blocks begin; what is in front of it, ``finish`` writes."""
+        return blocks_offset(self._chunks)
+
+    @property
+    def stop(self) -> int:
+        """Where the last block ends so far; of a fixed disk where blocks begin."""
+        return self._next
+
+    def reserve_block(self, block: int) -> int:
+        """As :meth:`place_block` for all of a block; ``write_bitmap`` may say later that it was not all."""
+        return self.place_block(block)
+
+    def write_bitmap(self, block: int, bitmap: bytes | None = None) -> None:
+        """Let a block that has a place be partially present; ``bitmap`` as in :meth:`place_block`."""
+        if bitmap is None:
+            return  # it is fully present since it has its place
+        size = self.geometry.sectors_per_block // 8
+        if self._type is not DiskType.DIFFERENCING or len(bitmap) != size:
+            raise ValueError(f"a bitmap is {size} bytes, in a differencing disk only")
+        self._sink.write_at(self._let_be_partial(block), bitmap)
+
+    def zero_blocks(self, first: int, count: int) -> None:
+        """Let blocks be zeros, whatever a parent has; they take no space."""
+        stop = first + count
+        while first < stop:
+            # Entries of blocks stand side by side up to the one of their chunk's bitmap.
+            index = self._index(first)
+            number, place = divmod(index, _PAGE_ENTRIES)
+            length = min(stop - first, self._chunks.ratio - first % self._chunks.ratio, _PAGE_ENTRIES - place)
+            at = place * chunk.ENTRY_SIZE
+            entries = chunk.ZERO.to_bytes(chunk.ENTRY_SIZE, "little") * length
+            self._page(number)[at : at + len(entries)] = entries
+            first += length
+
+    def restore_partial(self, block: int) -> None:
+        """Let a block have the place that it has in a file which is gone on with, and the bitmap there."""
+        self.place_block(block)
+        self._let_be_partial(block)
+
+    def bitmaps_behind(self, block: int) -> tuple[int, int]:
+        """(file offset, length) of the bitmaps from that of ``block`` on, in a bitmap block that is there."""
+        number, place = divmod(block, self._chunks.ratio)
+        start = place * (self.geometry.sectors_per_block // 8)
+        offset = self._bitmaps.get(number)
+        return (0, 0) if offset is None else (offset + start, chunk.BITMAP_BLOCK_SIZE - start)
+
+    def flush(self, block: int) -> None:
+        """Blocks in front of ``block`` stay as they are: write what of the table is theirs and let go of it.
+
+        For who writes blocks in order: so a table of 512 MiB takes no memory.
+        """
+        stop = self._index(block) // _PAGE_ENTRIES
+        for number in sorted(number for number in self._pages if number < stop):
+            self._sink.write_at(BAT_OFFSET + number * _PAGE_SIZE, memoryview(self._pages.pop(number)))
+        self._pages_flushed = max(self._pages_flushed, stop)
+
+    def write_table(self) -> None:
+        """Write the table as far as it is known."""
+        for number, page in sorted(self._pages.items()):
+            self._sink.write_at(BAT_OFFSET + number * _PAGE_SIZE, memoryview(page))
+
+    def stored(self, source: ByteSource, stop: int) -> Iterator[StoredBlocks]:
+        """The blocks up to block ``stop`` that are not absent, in windows; not of a fixed disk.
+
+        Args:
+            source: the file, opened after ``write_table``; holes in it cost nothing.
+        """
+        if stop <= 0:
+            return
+        table_stop = BAT_OFFSET + (self._index(stop - 1) + 1) * chunk.ENTRY_SIZE
+        step = _WINDOW * chunk.ENTRY_SIZE
+        for first, last in source.data_ranges(BAT_OFFSET, min(table_stop, source.size)):
+            start = first - first % chunk.ENTRY_SIZE
+            last = min(table_stop, -(-last // chunk.ENTRY_SIZE) * chunk.ENTRY_SIZE)
+            for at in range(start, last, step):
+                yield self._stored_window(source, at, min(last, at + step))
+
+    def bitmap_place(self, block: int) -> int:
+        """File offset of the bitmap of a partially present block."""
+        number, place = divmod(block, self._chunks.ratio)
+        return self._bitmaps[number] + place * (self.geometry.sectors_per_block // 8)
+
+    def decode_bitmap(self, raw: bytes) -> bytes:
+        """A bitmap as it stands in the file, least significant bit first."""
+        return raw
 
     # ------------------------------------------------------------ the BAT
 
@@ -174,41 +286,61 @@ class VhdxWriter:
         return int.from_bytes(page[at : at + chunk.ENTRY_SIZE], "little") if page else 0
 
     def _set_entry(self, index: int, value: int) -> None:
-        page = self._pages.setdefault(index // _PAGE_ENTRIES, bytearray(_PAGE_ENTRIES * chunk.ENTRY_SIZE))
         at = index % _PAGE_ENTRIES * chunk.ENTRY_SIZE
-        page[at : at + chunk.ENTRY_SIZE] = value.to_bytes(chunk.ENTRY_SIZE, "little")
+        self._page(index // _PAGE_ENTRIES)[at : at + chunk.ENTRY_SIZE] = value.to_bytes(
+            chunk.ENTRY_SIZE, "little"
+        )
 
-    def _write_bitmap(self, block: int, bitmap: bytes) -> None:
-        size = self.geometry.sectors_per_block // 8
-        if self._type is not DiskType.DIFFERENCING or len(bitmap) != size:
-            raise ValueError(f"a bitmap is {size} bytes, in a differencing disk only")
-        number, place = divmod(block, self._chunks.ratio)
-        index = self._chunks.index_of_bitmap(number)
-        entry = self._entry(index)
-        if not entry:
-            entry = self._take(chunk.BITMAP_BLOCK_SIZE) | chunk.BITMAP_PRESENT
-            self._set_entry(index, entry)
-        self._sink.write_at((entry & ~chunk.STATE_MASK) + place * size, bitmap)
+    def _page(self, number: int) -> bytearray:
+        if number < self._pages_flushed:
+            raise ValueError("the table in front of a flush does not change any more")
+        page = self._pages.get(number)
+        if page is None:
+            page = self._pages[number] = bytearray(_PAGE_SIZE)
+        return page
 
-    def _place_all(self) -> None:
-        """Give every block of a fixed disk that has no place yet the next one."""
+    def _let_be_partial(self, block: int) -> int:
+        """File offset of the bitmap of ``block``, which has a place and is partially present from now on."""
+        index = self._index(block)
+        if self._entry(index) & chunk.STATE_MASK < chunk.FULLY_PRESENT:
+            raise ValueError(f"block {block} has no place")
+        self._set_entry(index, self._entry(index) & ~chunk.STATE_MASK | chunk.PARTIALLY_PRESENT)
+        number = self._chunks.chunk_of_block(block)
+        if number not in self._bitmaps:
+            self._bitmaps[number] = self._take(chunk.BITMAP_BLOCK_SIZE)
+            entry = self._bitmaps[number] | chunk.BITMAP_PRESENT
+            self._set_entry(self._chunks.index_of_bitmap(number), entry)
+        return self.bitmap_place(block)
+
+    def _write_fixed_table(self) -> None:
+        """All blocks are there, one behind the other."""
         import numpy as np
 
-        for first in range(0, self.geometry.block_count, _FIXED_WINDOW):
-            block = np.arange(first, min(self.geometry.block_count, first + _FIXED_WINDOW))
+        block_size, count = self.geometry.block_size, self.geometry.block_count
+        for first in range(0, count, _WINDOW):
+            block = np.arange(first, min(count, first + _WINDOW))
             index = block + block // self._chunks.ratio
-            start = int(index[0]) // _PAGE_ENTRIES
-            stop = int(index[-1]) // _PAGE_ENTRIES + 1
-            empty = bytes(_PAGE_ENTRIES * chunk.ENTRY_SIZE)
-            joined = bytearray().join(self._pages.get(page, empty) for page in range(start, stop))
-            entries = np.frombuffer(joined, "<u8")
-            missing = index[(entries[index - start * _PAGE_ENTRIES] & np.uint64(4)) == 0]
-            offset = self._take(len(missing) * self.geometry.block_size)
-            places = offset + np.arange(len(missing), dtype=np.uint64) * np.uint64(self.geometry.block_size)
-            entries[missing - start * _PAGE_ENTRIES] = places | np.uint64(chunk.FULLY_PRESENT)
-            for page in range(start, stop):
-                at = (page - start) * len(empty)
-                self._pages[page] = joined[at : at + len(empty)]
+            entries = np.zeros(int(index[-1] - index[0]) + 1, "<u8")
+            entries[index - index[0]] = self.first_offset + block * block_size | chunk.FULLY_PRESENT
+            self._sink.write_at(BAT_OFFSET + int(index[0]) * chunk.ENTRY_SIZE, entries.tobytes())
+        self._next = self.first_offset + count * block_size
+
+    def _stored_window(self, source: ByteSource, start: int, stop: int) -> StoredBlocks:
+        """What file bytes [start, stop) of the table say."""
+        import numpy as np
+
+        from vhdtool.model.blockmap import StoredBlocks, pack
+
+        there = min(stop, source.size) - start
+        data = source.read_exact(start, there, field="BAT").ljust(stop - start, b"\0")
+        entry = np.frombuffer(data, "<u8").astype(np.int64)
+        rows = np.flatnonzero(entry)
+        number, place = np.divmod(rows + (start - BAT_OFFSET) // chunk.ENTRY_SIZE, self._chunks.ratio + 1)
+        is_block = place < self._chunks.ratio
+        entry = entry[rows[is_block]]
+        block = (number * self._chunks.ratio + place)[is_block]
+        state = np.array(_STATES, np.int64)[entry & chunk.STATE_MASK]
+        return StoredBlocks(block, pack(state, entry >> chunk.OFFSET_SHIFT << chunk.OFFSET_SHIFT))
 
     # ------------------------------------------------------------ structures
 
