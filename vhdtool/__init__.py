@@ -69,9 +69,17 @@ if TYPE_CHECKING:
     from vhdtool.errors import (
         VhdtoolError as VhdtoolError,
     )
+    from vhdtool.export.allpoints import export_all as export_all
+    from vhdtool.export.copy import CancelToken as CancelToken
+    from vhdtool.export.copy import Progress as Progress
     from vhdtool.export.create import create_image as create_image
     from vhdtool.export.create import snapshot_image as snapshot_image
+    from vhdtool.export.job import ExportJob as ExportJob
     from vhdtool.export.job import export_image as export_image
+    from vhdtool.export.merge import merge_image as merge_image
+    from vhdtool.export.options import ExportOptions as ExportOptions
+    from vhdtool.export.options import ExportReport as ExportReport
+    from vhdtool.export.throttle import Limits as Limits
     from vhdtool.export.verify import verify_image as verify_image
     from vhdtool.formats.image import DiskImage as DiskImage
     from vhdtool.formats.image import OpenOptions as OpenOptions
@@ -116,7 +124,15 @@ _HOME_OF = {
     "ReadError": "vhdtool.errors",
     "FileMissingError": "vhdtool.errors",
     "TargetExistsError": "vhdtool.errors",
+    "CancelToken": "vhdtool.export.copy",
+    "ExportJob": "vhdtool.export.job",
+    "ExportOptions": "vhdtool.export.options",
+    "ExportReport": "vhdtool.export.options",
+    "Limits": "vhdtool.export.throttle",
+    "Progress": "vhdtool.export.copy",
+    "export_all": "vhdtool.export.allpoints",
     "export_image": "vhdtool.export.job",
+    "merge_image": "vhdtool.export.merge",
     "verify_image": "vhdtool.export.verify",
     "create_image": "vhdtool.export.create",
     "snapshot_image": "vhdtool.export.create",

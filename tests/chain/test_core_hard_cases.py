@@ -100,8 +100,6 @@ SMALL_CONSTANTS = st.fixed_dictionaries(
         "CELLS_PER_WINDOW_MIN": st.just(1),
         "ROWS_PER_WINDOW": st.integers(0, 12),
         "BITMAP_BYTES_PER_BATCH": st.integers(1, 40),
-        "BITMAPS_PER_LAYER_AND_BATCH": st.integers(1, 3),
-        "BITMAP_BYTES_PER_BATCH_MAX": st.integers(1, 60),
         "RUNS_PER_PLAN": st.integers(1, 9),
     }
 )
@@ -429,7 +427,6 @@ def test_a_closed_chain_never_reads_from_the_file_that_got_its_descriptor(
     engine: Engine, point: Point, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(flatten_module, "BITMAP_BYTES_PER_BATCH", 1)
-    monkeypatch.setattr(flatten_module, "BITMAPS_PER_LAYER_AND_BATCH", 1)
     other = tmp_path / "other"
     other.write_bytes(b"\xff" * (24 * MIB))
     chain = vhdtool.open_chain(point.path)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import struct
 import threading
 import time
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,23 +38,38 @@ from vhdtool.export.copy import (
     estimated_data,
     zero_spans,
 )
-from vhdtool.export.digest import ChunkDigester, RootDigester, WholeDigest
-from vhdtool.export.pipeline import BUFFER_SIZE, Consumer
-from vhdtool.model.state import DAMAGED, ZEROS, Run
+from vhdtool.export.digest import INHERITED, ChunkDigester, ChunkSink, RootDigester, WholeDigest
+from vhdtool.export.pipeline import BUFFER_SIZE, DATA, Consumer, Span
+from vhdtool.model.state import DAMAGED, UNHELD, ZEROS, Run
 from vhdtool.source import ByteSource, FileSource, MemorySource
 
 
 class MemorySink:
-    """Keeps what is written, and where."""
+    """Keeps what is written, and where; zeros and gaps as well."""
 
     def __init__(self, size: int) -> None:
         self.data = bytearray(size)
         self.writes: list[tuple[int, int]] = []
+        self.zeroed: list[tuple[int, int]] = []
 
     def write_at(self, offset: int, data: bytes | memoryview) -> None:
         assert offset + len(data) <= len(self.data)
         self.data[offset : offset + len(data)] = data
         self.writes.append((offset, len(data)))
+
+    def zeros(self, offset: int, length: int) -> None:
+        assert offset + length <= len(self.data)
+        self.zeroed.append((offset, length))
+
+    def held(self) -> bytes:
+        """One byte for each of the disk: 1 where it was written or said to be zero."""
+        held = bytearray(len(self.data))
+        stop = 0
+        for offset, length in sorted(self.writes + self.zeroed):
+            assert stop <= offset, "twice"
+            stop = offset + length
+            held[offset:stop] = b"\1" * length
+        return bytes(held)
 
 
 class Damage(list[tuple[int, int, str]]):
@@ -66,10 +84,12 @@ def quiet(size: int) -> Reporter:
     return Reporter("copy", size)
 
 
-def move(sources: Sequence[ByteSource], runs: list[Run], size: int) -> tuple[MemorySink, str]:
+def move(
+    sources: Sequence[ByteSource], runs: list[Run], size: int, chunks: ChunkSink | None = None
+) -> tuple[MemorySink, str]:
     """What arrives, and the root of what was digested."""
     sink, root = MemorySink(size), RootDigester(size)
-    Mover(sources, sink, reporter=quiet(size), consumers=[ChunkDigester(root)]).run([runs])
+    Mover(sources, sink, reporter=quiet(size), consumers=[ChunkDigester(chunks or root)]).run([runs])
     return sink, root.hexdigest()
 
 
@@ -89,21 +109,21 @@ def test_the_disk_of_any_chain_arrives(images: list[FakeImage]) -> None:
 
 
 @st.composite
-def runs_of_a_disk(draw: st.DrawFn) -> tuple[list[Run], bytes, list[bytes]]:
+def runs_of_a_disk(draw: st.DrawFn, gaps: Sequence[int] = ()) -> tuple[list[Run], bytes, list[bytes]]:
     """Runs around all boundaries that the mover knows, over two files with zeros in them."""
     lengths = st.one_of(
         st.integers(1, 9).map(lambda n: n * 512),
         st.sampled_from([CELL_SIZE, BUFFER_SIZE, 4096, CELL_SIZE - 512, BUFFER_SIZE + 512, CHUNK]),
     )
-    kinds = st.sampled_from([ZEROS, 0, 0, 1, 2])
+    kinds = st.sampled_from([ZEROS, 0, 0, 1, 2, *gaps])
     files = [b"", b"", b""]
     runs: list[Run] = []
     disk = b""
     for number, (layer, length) in enumerate(
         draw(st.lists(st.tuples(kinds, lengths), min_size=1, max_size=25))
     ):
-        if layer == ZEROS:
-            runs.append(Run(len(disk), length, ZEROS, -1))
+        if layer < 0:
+            runs.append(Run(len(disk), length, layer, -1))
             disk += bytes(length)
             continue
         # The third file is all zeros: found by reading only.
@@ -137,28 +157,109 @@ def test_runs_of_any_length_arrive_and_cells_of_zeros_are_not_written(
             assert not any(written[cell : cell + CELL_SIZE])
 
 
+@given(case=runs_of_a_disk(gaps=(UNHELD, UNHELD)), halved=st.booleans())
+def test_gaps_are_neither_written_nor_digested_as_anything(
+    case: tuple[list[Run], bytes, list[bytes]], halved: bool
+) -> None:
+    runs, disk, files = case
+    if halved:
+        runs = _halved(runs)
+    sources = [MemorySource(f"file {i}", data) for i, data in enumerate(files)]
+    chunks = Chunks()
+
+    sink, _ = move(sources, runs, len(disk), chunks)
+
+    expected = bytearray(len(disk))
+    for run in runs:
+        expected[run.offset : run.offset + run.length] = bytes([run.layer != UNHELD]) * run.length
+    assert sink.held() == expected
+    assert bytes(sink.data) == disk
+    assert chunks.digests == increment_digests(runs, disk)
+
+
+@pytest.mark.parametrize("void", [ZEROS, UNHELD])
+@pytest.mark.parametrize("first", [512, 4096, BUFFER_SIZE - 4096, BUFFER_SIZE - 8192])
+def test_voids_begin_and_end_anywhere_in_a_buffer(tmp_path: Path, void: int, first: int) -> None:
+    data = some_data(4 * BUFFER_SIZE)
+    path = a_disk(tmp_path / "a.raw", len(data), {0: data})
+    runs = [Run(0, first, 0, 0)]
+    while (at := runs[-1].offset + runs[-1].length) < 3 * BUFFER_SIZE:
+        runs.append(Run(at, 4096, void, -1) if len(runs) % 2 else Run(at, 4096, 0, at))
+
+    size = runs[-1].offset + runs[-1].length
+    with FileSource(path) as source:  # which is read many pieces at a time
+        sink, _ = move([source], runs, size)
+
+    expected = bytearray(size)
+    for run in runs:
+        if run.layer == 0:
+            expected[run.offset : run.offset + run.length] = data[run.offset : run.offset + run.length]
+    assert sink.data == expected
+
+
+def _halved(runs: list[Run]) -> list[Run]:
+    """Each run in two: of one kind, and so in the end the same."""
+    halves = []
+    for run in runs:
+        first = run.length // 1024 * 512
+        place = run.file_offset + first if run.layer >= 0 else -1
+        halves += [run._replace(length=first), Run(run.offset + first, run.length - first, run.layer, place)]
+    return [run for run in halves if run.length]
+
+
+class Chunks:
+    """The digest of each chunk."""
+
+    def __init__(self) -> None:
+        self.digests: list[bytes | None] = []
+
+    def add(self, digest: bytes | None, count: int) -> None:
+        self.digests += [digest] * count
+
+
+def increment_digests(runs: list[Run], disk: bytes) -> list[bytes | None]:
+    """What digest.py's head promises for an increment that holds ``disk`` but for the gaps in ``runs``."""
+    held = np.zeros(len(disk), np.bool_)
+    for run in runs:
+        held[run.offset : run.offset + run.length] = run.layer != UNHELD
+    digests: list[bytes | None] = []
+    for start in range(0, len(disk), CHUNK):
+        here, data = held[start : start + CHUNK], disk[start : start + CHUNK]
+        if not here.any():
+            digests.append(INHERITED)
+        elif here.all():
+            digests.append(hashlib.sha256(data).digest() if any(data) else None)
+        else:
+            digest = hashlib.sha256()
+            edges = np.flatnonzero(np.diff(here.astype(np.int8), prepend=0, append=0)).tolist()
+            for first, last in zip(edges[::2], edges[1::2]):
+                digest.update(data[first:last] + struct.pack("<QQ", start + first, last - first))
+            digests.append(digest.digest())
+    return digests
+
+
 @given(
     cells=st.lists(st.sampled_from([0, 1]), min_size=1, max_size=6),
     start=st.integers(0, 300).map(lambda n: n * 512),
+    first=st.integers(0, 5).map(lambda n: n * 1000),
     length=st.integers(1, 6 * CELL_SIZE),
 )
-def test_spans_tile_the_buffer_and_tell_zeros(cells: list[int], start: int, length: int) -> None:
+def test_spans_tile_the_buffer_and_tell_zeros(cells: list[int], start: int, first: int, length: int) -> None:
     data = bytearray(b"".join(bytes([cell]) * CELL_SIZE for cell in cells))
     length = min(length, len(data))
 
-    spans = zero_spans(data, start, length)
+    first = min(first, length - 1)
+    spans: list[Span] = []
+    zero_spans(data, start, first, length, spans)
 
-    assert spans[0].start == 0
+    assert spans[0].start == first
     assert spans[-1].stop == length
     for one, two in pairwise(spans):
         assert one.stop == two.start
-        assert one.is_zero != two.is_zero
+        assert one.kind != two.kind
     for span in spans:
         assert span.start < span.stop
-        if span.is_zero:
-            assert not any(data[span.start : span.stop])
-        else:
-            assert any(data[span.start : span.stop])
+        assert any(data[span.start : span.stop]) == (span.kind == DATA)
 
 
 def test_neighbouring_runs_become_one_write() -> None:
@@ -300,6 +401,9 @@ class Failing:
     def zeros(self, length: int) -> None:
         pass
 
+    def gap(self, length: int) -> None:
+        raise AssertionError
+
     def finish(self) -> None:
         if self._left > 0:
             raise self._error
@@ -331,6 +435,8 @@ def test_a_slow_consumer_bounds_the_buffers() -> None:
         def zeros(self, length: int) -> None:
             raise AssertionError
 
+        gap = zeros
+
         def finish(self) -> None:
             seen.append(-1)
 
@@ -346,6 +452,9 @@ def test_a_sink_that_fails_stops_the_mover() -> None:
     class Full:
         def write_at(self, offset: int, data: bytes | memoryview) -> None:
             raise ExportError("no space left")
+
+        def zeros(self, offset: int, length: int) -> None:
+            raise AssertionError
 
     source = MemorySource("a", some_data(MIB))
     consumers = [ChunkDigester(RootDigester(MIB))]

@@ -25,7 +25,8 @@ from vhdtool.errors import (
     UnsupportedError,
 )
 from vhdtool.export.copy import CancelledError, CancelToken
-from vhdtool.export.create import Format, Identities, Subformat, create_image, snapshot_image
+from vhdtool.export.create import Format, create_image, snapshot_image
+from vhdtool.export.shape import Identities, Subformat
 from vhdtool.model.identity import DiskType, Identity, ImageFormat, PathKind
 
 GIB = 1 << 30

@@ -31,11 +31,13 @@ ROOTS = (
     "manifest",
     "create",
     "trace",
+    "zstd",
+    "ewf",
 )
 CODE = re.compile(rf"({'|'.join(ROOTS)})(\.[a-z0-9][a-z0-9_]*)+")
 PREFIX = re.compile(rf"({'|'.join(ROOTS)})(\.[a-z0-9][a-z0-9_]*)*\.")
-# Strings that look like codes and are prefixes of some.
-NO_CODES = {"vhdx.bat", "vhdx.log"}
+# Strings that look like codes and are prefixes of some, or a format.
+NO_CODES = {"raw.zst", "vhdx.bat", "vhdx.log"}
 
 
 def modules() -> Iterator[ast.Module]:

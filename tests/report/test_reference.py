@@ -41,7 +41,10 @@ def options_of(command: click.Command | None) -> set[str]:
     """Its options, and those of its commands when it is a group."""
     assert command is not None
     options = {
-        o for parameter in command.params if isinstance(parameter, click.Option) for o in parameter.opts
+        o
+        for parameter in command.params
+        if isinstance(parameter, click.Option)
+        for o in (*parameter.opts, *parameter.secondary_opts)
     }
     if isinstance(command, click.Group):
         options.update(*map(options_of, command.commands.values()))

@@ -38,9 +38,6 @@ CELLS_PER_WINDOW: Final = 1 << 16
 CELLS_PER_WINDOW_MIN: Final = 1 << 8
 ROWS_PER_WINDOW: Final = 1 << 20
 BITMAP_BYTES_PER_BATCH: Final = 4 << 20
-# Deep chains get larger batches: in each a layer is asked once for its bitmaps, which should be worth it.
-BITMAPS_PER_LAYER_AND_BATCH: Final = 64
-BITMAP_BYTES_PER_BATCH_MAX: Final = 16 << 20
 RUNS_PER_PLAN: Final = 1 << 18
 
 
@@ -333,10 +330,7 @@ class _Window:
     def _batches(self, group_first: Int64s) -> Iterator[tuple[int, int]]:
         """Ranges of groups whose bitmaps are in memory together; at least one range, maybe empty."""
         row_bytes = 8 * self.words_per_cell
-        rows_max = min(
-            BITMAPS_PER_LAYER_AND_BATCH * len(self.images), BITMAP_BYTES_PER_BATCH_MAX // row_bytes
-        )
-        rows_max = max(rows_max, BITMAP_BYTES_PER_BATCH // row_bytes)
+        rows_max = BITMAP_BYTES_PER_BATCH // row_bytes
         group_count = len(group_first) - 1
         first = 0
         while True:

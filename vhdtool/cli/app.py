@@ -35,6 +35,7 @@ COMMANDS: Final[dict[str, str]] = {
     "read": "Write bytes of the virtual disk to stdout.",
     "export": "Write the disk that LEAF's guest would see to TARGET, as one image.",
     "verify": "Check an exported image against its manifest, or against its chain with --against.",
+    "merge": "Fold LEAF and everything that it reads through into one new full image.",
     "compare": "Compare the virtual content of two images or points in time.",
     "diff": "List the ranges that can differ between two points in time, from metadata alone.",
     "create": "Make a new image, empty or filled from a raw one.",

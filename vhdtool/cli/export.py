@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from vhdtool.cli.faults import say
-from vhdtool.cli.options import FILE, Access, DigestsType, chain_options, engine_option, force_option
-from vhdtool.cli.output import open_sound, print_file_names, require_stdout
+from vhdtool.cli.exporting import export_options, open_to_export, say_what_was_done, saying_how_to_resume
+from vhdtool.cli.options import FILE, Access, chain_options, json_option
+from vhdtool.cli.output import require_stdout
 from vhdtool.cli.progress import progress_bar
 
 if TYPE_CHECKING:
-    from vhdtool.chain.engine import Engine
+    from vhdtool.cli.progress import ProgressMode
+    from vhdtool.export.options import ExportOptions
 
 
 @click.command("export")
-@click.argument("leaf", type=FILE)
-@click.argument("target", type=click.Path(allow_dash=True))
-@click.option("--format", "format_", type=click.Choice(["raw"]), default="raw", show_default=True)
+@click.argument("leaf", type=FILE, metavar="LEAF")
+@click.argument("target", type=click.Path(allow_dash=True), metavar="TARGET")
+@click.option("--base", type=FILE, help="Write only what differs from this image or earlier export.")
+@click.option(
+    "--compare-content",
+    is_flag=True,
+    help="With --base: leave out what was written and is the same as before.",
+)
+@click.option("--azure", is_flag=True, help="A fixed VHD of whole MiB, as Azure takes it.")
 @click.option(
     "--damaged",
     type=click.Choice(["refuse", "zero"]),
@@ -30,56 +37,78 @@ if TYPE_CHECKING:
 )
 @click.option("--manifest", type=FILE, help="Where the manifest goes; TARGET.manifest.json without it.")
 @click.option(
-    "--hash",
-    "hashes",
-    type=DigestsType(),
-    default="",
-    metavar="LIST",
-    help="Digests of the whole disk: md5, sha1, sha256, sha512, blake2b, blake3; with commas between.",
+    "--all", "all_points", is_flag=True, help="LEAF is a folder: every point in time in it, to a folder."
 )
-@engine_option
-@force_option
+@click.option(
+    "--layout",
+    type=click.Choice(["increments", "images"]),
+    default="increments",
+    show_default=True,
+    help="With --all: differencing images, or raw ones that share storage where the file system can.",
+)
+@export_options
 @chain_options
+@json_option
 def command(
     leaf: Path,
     target: str,
-    format_: Literal["raw"],
-    damaged: Literal["refuse", "zero"],
     manifest: Path | None,
-    hashes: tuple[str, ...],
-    engine: Engine,
-    force: bool,
+    all_points: bool,
+    layout: Literal["increments", "images"],
+    options: ExportOptions,
+    progress_mode: ProgressMode,
     access: Access,
+    as_json: bool,
+    **wanted: Any,
 ) -> None:
     """Write the disk that LEAF's guest would see to TARGET, as one image.
 
-    TARGET appears under its name when it is whole, and its manifest beside it.  Zeros become holes.  With -
+    TARGET appears under its name when it is whole, and its manifest beside it.  Zeros take no space.  With -
     for TARGET the disk goes to stdout, and the digests to stderr.
     """
-    from vhdtool.export.job import export_image
-    from vhdtool.report.export import damaged_lines, digest_lines, summary
+    if manifest is not None:
+        if options.manifest is False:
+            raise click.UsageError("--manifest and --no-manifest exclude each other")
+        wanted["manifest"] = manifest
+    options = replace(options, **wanted)
+    try:
+        options.check()
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    if all_points:
+        from vhdtool.cli.sets import run_all
 
-    is_stream = target == "-"
-    if is_stream:
+        folders, destination = [leaf], Path(target)
+        click.get_current_context().exit(
+            run_all(
+                folders,
+                destination,
+                options,
+                layout=layout,
+                access=access,
+                progress_mode=progress_mode,
+                as_json=as_json,
+            )
+        )
+    if as_json:
+        raise click.UsageError("--json goes with --all; what is known of one export stands in its manifest")
+    from vhdtool.export.job import export_chain
+
+    if target == "-":
         require_stdout()
     with (
-        open_sound(leaf, access, allow_damaged=damaged == "zero") as chain,
-        progress_bar("export") as progress,
+        saying_how_to_resume(target),
+        progress_bar("export", progress_mode) as progress,
+        open_to_export(leaf, access, options, progress) as chain,
     ):
-        report = export_image(
+        report = export_chain(
             chain,
             target,
-            format=format_,
-            force=force,
-            damaged=damaged,
-            hashes=hashes,
-            manifest=manifest,
-            engine=engine,
+            options,
+            search=access.search,
+            maps=access.path_maps(),
+            ignore_checksums=access.ignore_checksums,
+            allow_mismatch=access.allow_mismatch,
             progress=progress,
         )
-    for line in damaged_lines(report):
-        say(f"warning: {line}")
-    for line in digest_lines(report.digests, target):
-        (say if is_stream else print_file_names)(line)
-    if sys.stderr is not None and sys.stderr.isatty():
-        say(summary(report))
+    say_what_was_done(report, target)

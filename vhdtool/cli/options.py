@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 import click
 
+from vhdtool.cli.faults import say
 from vhdtool.errors import FileMissingError, printable
 from vhdtool.formats.image import OpenOptions
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from vhdtool.chain.chain import Chain
     from vhdtool.chain.paths import PathMap
     from vhdtool.export.create import Identities
+    from vhdtool.export.throttle import Limits
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -229,6 +232,83 @@ def new_identities(disk_id: UUID | None, write_id: UUID | None) -> Identities:
         None if disk_id is None else Identity.of_uuid(disk_id),
         None if write_id is None else Identity.of_uuid(write_id),
     )
+
+
+def gentle_options(command: Command) -> Command:
+    """How gentle a job is to whoever else uses the storage, as one argument ``limits``."""
+
+    @wraps(command)
+    def wrapped(*args: Any, **values: Any) -> Any:
+        mine = {
+            name: values.pop(name)
+            for name in ("limit_rate", "limit_iops", "max_latency", "idle", "drop_cache")
+        }
+        return command(*args, limits=_limits(**mine), **values)
+
+    result: Any = wrapped
+    for option in reversed(_GENTLE_OPTIONS):
+        result = option(result)
+    return result  # type: ignore[no-any-return]
+
+
+def _limits(
+    limit_rate: int | None,
+    limit_iops: int | None,
+    max_latency: float | None,
+    idle: bool,
+    drop_cache: bool | None,
+) -> Limits:
+    """As ``Limits``; who is gentle in any way does not want to push others out of the page cache either."""
+    from vhdtool.export.throttle import Limits
+
+    if limit_rate == 0:
+        raise click.BadParameter("at 0 bytes a second nothing is ever read", param_hint="--limit-rate")
+    if max_latency is not None and math.isnan(max_latency):  # click finds it in every range
+        raise click.BadParameter("that is no number of milliseconds", param_hint="--max-latency")
+    if idle:
+        from vhdtool.export.priority import LowPriority
+
+        for note in LowPriority().notes:
+            say(f"warning: --idle: {note}")
+    is_gentle = idle or not (limit_rate is limit_iops is max_latency is None)
+    return Limits(
+        rate=limit_rate,
+        iops=limit_iops,
+        max_latency=None if max_latency is None else max_latency / 1000,
+        idle=idle,
+        drop_cache=is_gentle if drop_cache is None else drop_cache,
+    )
+
+
+_GENTLE_OPTIONS: Final = (
+    click.option("--limit-rate", type=SIZE, metavar="SIZE", help="Read at most so many bytes a second."),
+    click.option(
+        "--limit-iops", type=click.IntRange(min=1), metavar="N", help="Read at most so many times a second."
+    ),
+    click.option(
+        "--max-latency",
+        type=click.FloatRange(min=0, min_open=True, max=86_400_000),
+        metavar="MS",
+        help="Slow down while 5 % of the reads take longer than so many milliseconds.",
+    ),
+    click.option("--idle", is_flag=True, help="Lowest priority for CPU and, where the system has it, I/O."),
+    click.option(
+        "--drop-cache/--keep-cache",
+        "drop_cache",
+        default=None,
+        help="Drop what was read from the page cache, but not what was there before; the default with any "
+        "of the options above.",
+    ),
+)
+
+progress_option: Final = click.option(
+    "--progress",
+    "progress_mode",
+    type=click.Choice(["auto", "json", "none"]),
+    default="auto",
+    show_default=True,
+    help="A bar when stderr is a terminal, lines of JSON on stderr, or nothing.",
+)
 
 
 def image_options(command: Command) -> Command:

@@ -6,14 +6,15 @@ being read.  Everything else is read and compared, in bounded memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from vhdtool.chain.chain import Chain
-from vhdtool.chain.diff import side_by_side
+from vhdtool.chain.diff import SideBySide, side_by_side
 from vhdtool.chain.reader import require_readable
-from vhdtool.errors import EXIT_FOUND, CorruptError, ReadError
+from vhdtool.errors import CorruptError, ReadError
+from vhdtool.export.comparison import GRAIN, RANGES_KEPT, Comparison, Ranges
 from vhdtool.export.copy import (
     CancelToken,
     ProgressCallback,
@@ -25,74 +26,10 @@ from vhdtool.export.pipeline import BUFFER_SIZE
 from vhdtool.export.target import ZERO_PIECE
 from vhdtool.export.watch import SourceWatch
 from vhdtool.model.state import ZEROS, Run
-from vhdtool.source import ByteSource, FileSource, JoinedSource, PatchedSource
+from vhdtool.source import ByteSource, FileSource, JoinedSource, PatchedSource, WrappingSource
 
-# Differing ranges are told in whole sectors: random data agrees in one byte of 256 by chance.
-GRAIN: Final = 512
-RANGES_KEPT: Final = 100_000
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """How two disks differ.  Picklable.  All in bytes of the virtual disks.
-
-    Attributes:
-        size_a, size_b: of the disks; where only the larger one has bytes, they differ.
-        first_difference: the first byte that differs, exactly; None when all are equal.
-        ranges: (start, length) in sectors of 512 bytes, in order, not touching; the first ``RANGES_KEPT``.
-        range_count, bytes: of all ranges.
-        read_bytes: what had to be read, of both sides.
-    """
-
-    size_a: int
-    size_b: int
-    first_difference: int | None
-    ranges: tuple[tuple[int, int], ...]
-    range_count: int
-    bytes: int
-    read_bytes: int
-
-    @property
-    def equal(self) -> bool:
-        """Whether the disks have the same size and the same bytes."""
-        return self.first_difference is None
-
-    @property
-    def exit_code(self) -> int:
-        """0, or 1 for a difference."""
-        return 0 if self.equal else EXIT_FOUND
-
-
-class Ranges:
-    """Collects ranges in order: joins those that touch, keeps the first ones, counts all.
-
-    Args:
-        limit: how many to keep.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self.kept: list[tuple[int, int]] = []
-        self.count = 0
-        self.bytes = 0
-        self._stop = -1
-
-    def add(self, start: int, length: int) -> None:
-        """A range that does not begin before the last one's start; bytes known already do not count again."""
-        stop = start + length
-        start = max(start, self._stop)
-        if start >= stop:
-            return
-        self.bytes += stop - start
-        if start == self._stop:
-            if self.count <= self._limit:
-                first, before = self.kept[-1]
-                self.kept[-1] = (first, before + stop - start)
-        else:
-            self.count += 1
-            if self.count <= self._limit:
-                self.kept.append((start, stop - start))
-        self._stop = stop
+# Pieces end at multiples of so many bytes: who stops a job waits for one, who keeps its ranges keeps so many.
+PIECE_MAX: Final = 32 << 20
 
 
 def compare_contents(
@@ -113,29 +50,27 @@ def compare_contents(
     larger = max(a.virtual_size, b.virtual_size)
     watch = SourceWatch([*a.files(), *b.files()])
     reporter = Reporter("compare", common, estimate=common, progress=progress, cancel=cancel)
-    comparer = _Comparer()
+    ranges = Ranges(RANGES_KEPT)
+    comparer = Comparer(ranges.add)
     with watch.guarding():
         sources_a, sources_b = ([image.source for image in chain.images] for chain in (a, b))
         for window in side_by_side(a, b):
             reporter.update(window.start, window.start)
-            for run_a, run_b in window.differing():
-                reporter.update(run_a.offset, run_a.offset)
-                for start, length, part_a, part_b in _in_step(
-                    run_a.offset, _parts_of(run_a, sources_a), _parts_of(run_b, sources_b)
-                ):
-                    if not _is_same(part_a, part_b, length):
-                        comparer.add(start, length, part_a, part_b)
+            for piece in unequal_pieces(window, sources_a, sources_b):
+                reporter.update(piece.start, piece.start)
+                comparer.add(piece)
         comparer.flush()
     watch.check()
-    comparer.differs(common, common, larger - common)
+    if larger > common:
+        ranges.add(common, larger - common)
     reporter.finish(common)
     return Comparison(
         size_a=a.virtual_size,
         size_b=b.virtual_size,
-        first_difference=comparer.first,
-        ranges=tuple(comparer.ranges.kept),
-        range_count=comparer.ranges.count,
-        bytes=comparer.ranges.bytes,
+        first_difference=common if comparer.first is None and larger > common else comparer.first,
+        ranges=tuple(ranges.kept),
+        range_count=ranges.count,
+        bytes=ranges.bytes,
         read_bytes=comparer.read_bytes,
     )
 
@@ -153,6 +88,42 @@ class _Part:
         return _Part(self.length - count, self.source, self.file_offset + count)
 
 
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Guest bytes [start, start + length), each side of them from one place."""
+
+    start: int
+    length: int
+    a: _Part
+    b: _Part
+
+    def cut(self) -> Iterator[Piece]:
+        """The same, cut at multiples of ``PIECE_MAX`` in the disk."""
+        done = 0
+        while done < self.length:
+            position = self.start + done
+            count = min(self.length - done, PIECE_MAX - position % PIECE_MAX)
+            yield Piece(position, count, self.a.behind(done), self.b.behind(done))
+            done += count
+
+
+def unequal_pieces(
+    window: SideBySide, sources_a: Sequence[ByteSource], sources_b: Sequence[ByteSource]
+) -> Iterator[Piece]:
+    """What of ``window`` must be read to know whether both sides are equal, in order.
+
+    Args:
+        sources_a, sources_b: the bytes of each side's layers.
+
+    Raises:
+        CorruptError: a piece is damaged on one side.
+    """
+    for run_a, run_b in window.differing():
+        for piece in _in_step(run_a.offset, _parts_of(run_a, sources_a), _parts_of(run_b, sources_b)):
+            if not _is_same(piece.a, piece.b, piece.length):
+                yield from piece.cut()
+
+
 def _parts_of(run: Run, sources: Sequence[ByteSource]) -> Iterator[_Part]:
     """A run as parts in order, holes of the file taken for the zeros that they are."""
     require_readable(run, sources[0].name)
@@ -164,14 +135,12 @@ def _parts_of(run: Run, sources: Sequence[ByteSource]) -> Iterator[_Part]:
         yield _Part(length, source if is_data else None, file_offset)
 
 
-def _in_step(
-    position: int, a: Iterator[_Part], b: Iterator[_Part]
-) -> Iterator[tuple[int, int, _Part, _Part]]:
-    """Guest offset, length and both sides of pieces that lie in one part of either, from ``position`` on."""
+def _in_step(position: int, a: Iterator[_Part], b: Iterator[_Part]) -> Iterator[Piece]:
+    """Pieces that lie in one part of either side, from ``position`` on."""
     part_a, part_b = next(a, None), next(b, None)
     while part_a is not None and part_b is not None:
         length = min(part_a.length, part_b.length)
-        yield position, length, part_a, part_b
+        yield Piece(position, length, part_a, part_b)
         position += length
         part_a = next(a, None) if part_a.length == length else part_a.behind(length)
         part_b = next(b, None) if part_b.length == length else part_b.behind(length)
@@ -194,6 +163,8 @@ def _file_key(source: ByteSource, offset: int, length: int) -> object:
         if source.differs(offset, offset + length):
             return None
         return _file_key(source.below, offset, length)
+    if isinstance(source, WrappingSource):
+        return _file_key(source.below, offset, length)
     if isinstance(source, FileSource):
         return source.opened_as.file if source.opened_as.inode else None
     if isinstance(source, JoinedSource):
@@ -202,32 +173,41 @@ def _file_key(source: ByteSource, offset: int, length: int) -> object:
     return None
 
 
-class _Comparer:
-    """Reads pieces of both sides into buffers, compares those when they are full, notes where they differ."""
+class Comparer:
+    """Reads pieces of both sides into buffers and compares those when they are full.
 
-    def __init__(self) -> None:
-        self.ranges = Ranges(RANGES_KEPT)
+    Args:
+        differs: is told where they differ: start and length in whole sectors of ``GRAIN`` bytes, counted from
+            where a piece began, in order.
+
+    Attributes:
+        first: the first guest byte that differs.
+        read_bytes: of both sides.
+    """
+
+    def __init__(self, differs: Callable[[int, int], None]) -> None:
         self.first: int | None = None
         self.read_bytes = 0
         self._a, self._b = bytearray(BUFFER_SIZE), bytearray(BUFFER_SIZE)
         self._view_a, self._view_b = memoryview(self._a), memoryview(self._b)
+        self._differs = differs
         self._filled = 0
         # Stretches of guest bytes in the buffers: where each begins there, and on the disk.
         self._places: list[int] = []
         self._starts: list[int] = []
         self._stop = -1
 
-    def add(self, start: int, length: int, a: _Part, b: _Part) -> None:
+    def add(self, piece: Piece) -> None:
         """Compare a piece, sooner or later; pieces come in order."""
         done = 0
-        while done < length:
-            position = start + done
+        while done < piece.length:
+            position = piece.start + done
             if not self._filled or position != self._stop:
                 self._begin(position)
-            count = min(length - done, BUFFER_SIZE - self._filled)
+            count = min(piece.length - done, BUFFER_SIZE - self._filled)
             part = slice(self._filled, self._filled + count)
-            self._fill(self._view_a[part], a, done, position)
-            self._fill(self._view_b[part], b, done, position)
+            self._fill(self._view_a[part], piece.a, done, position)
+            self._fill(self._view_b[part], piece.b, done, position)
             self._filled += count
             self._stop = position + count
             done += count
@@ -242,12 +222,6 @@ class _Comparer:
         self._filled = 0
         self._places.clear()
         self._starts.clear()
-
-    def differs(self, first: int, start: int, length: int) -> None:
-        """Note a range that differs, from byte ``first`` on."""
-        if length:
-            self.first = first if self.first is None else self.first
-            self.ranges.add(start, length)
 
     def _begin(self, position: int) -> None:
         """A new stretch; it must not share a sector of the buffers with the one before."""
@@ -286,4 +260,4 @@ class _Comparer:
         edges = np.flatnonzero(np.diff(start) > GRAIN) + 1
         firsts, lasts = start[np.append(0, edges)], start[np.append(edges - 1, len(start) - 1)]
         for first, last in zip(firsts.tolist(), lasts.tolist()):
-            self.differs(first, first, min(self._stop, last + GRAIN) - first)
+            self._differs(first, min(self._stop, last + GRAIN) - first)

@@ -4,7 +4,8 @@
 
     plans ──► runs ──┬── data ──► gathered into a buffer ──► zero test ──► one write a span ──► sink
                      │                                           └───────► consumers (pipeline.py)
-                     └── zeros, holes of a source ──► counted, never touched, never written
+                     ├── zeros, holes of a source ──► counted, never touched, never written
+                     └── gaps: what an increment leaves to its parent
 
 Small runs that lie side by side in the disk become one write, wherever they come from.  Zeros inside data
 are found in cells of ``CELL_SIZE`` aligned in the disk, so a chunk of zeros is always found to be one.
@@ -16,8 +17,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 
+import numpy as np
+
+from vhdtool.chain.engine import NO_FILE, Engine, descriptors_of, machine_for
 from vhdtool.chain.reader import require_readable
 from vhdtool.errors import (
     EXIT_INTERRUPTED,
@@ -28,10 +33,11 @@ from vhdtool.errors import (
     ReadError,
     hexadecimal,
 )
-from vhdtool.export.pipeline import BUFFER_SIZE, Buffer, Consumer, Pipeline, Span
+from vhdtool.export.pipeline import BUFFER_SIZE, DATA, Buffer, Consumer, Pipeline, Span
 from vhdtool.export.target import ZERO_PIECE
 from vhdtool.formats.image import Sink
-from vhdtool.model.state import DAMAGED, ZEROS, Run
+from vhdtool.model.plan import ReadPlan
+from vhdtool.model.state import DAMAGED, UNHELD, ZEROS, Run
 from vhdtool.source import ByteSource
 
 if TYPE_CHECKING:
@@ -44,6 +50,7 @@ SMALL_ZEROS: Final = 4 << 10
 HOLE_RUN_MIN: Final = 256 << 10
 # What cannot be read is narrowed down to pieces of this size, aligned in the file.
 DAMAGE_GRAIN: Final = 4 << 10
+_SMALL_RUNS_MIN: Final = 4
 _PROGRESS_SECONDS: Final = 0.1
 _DAMAGED_ENTRY: Final = "the table entry of this range breaks a rule of its format"
 
@@ -57,10 +64,11 @@ class Progress:
     """How far a job is.
 
     Attributes:
-        phase: "copy" or "verify".
+        phase: "settle", "resume", "copy", "digest", "verify" or "compare".
         done: bytes of data moved so far.
         total: an estimate of those in the end; exact at the end, None when there is no estimate.
         position: guest bytes that are settled, of ``virtual_size``.
+        slowed: why the job is not as fast as it could be; empty when it is.
     """
 
     phase: str
@@ -68,6 +76,7 @@ class Progress:
     total: int | None
     position: int
     virtual_size: int
+    slowed: str = ""
 
 
 ProgressCallback = Callable[[Progress], None]
@@ -116,6 +125,8 @@ class Reporter:
 
     Args:
         estimate: bytes of data expected in the whole disk; None when unknown.
+        tick: called every now and then; may raise.
+        slowed: says why the job is not as fast as it could be.
     """
 
     def __init__(
@@ -126,29 +137,37 @@ class Reporter:
         estimate: int | None = None,
         progress: ProgressCallback | None = None,
         cancel: CancelToken | None = None,
+        tick: Callable[[], None] = lambda: None,
+        slowed: Callable[[], str] = str,
     ) -> None:
         self._phase = phase
+        self._tick = tick
+        self._slowed = slowed
         self._virtual_size = virtual_size
         self._estimate = estimate
         self._progress = progress
         self._cancel = cancel
         self._next = 0.0
+        self._state = 0, 0
 
     def check(self) -> None:
-        """Raise when the job is to stop.
+        """Report when it is time to, and raise when the job is to stop.
 
         Raises:
             CancelledError: it is.
+            SourceChangedError: what ``tick`` has to say.
         """
+        self._tick()
         if self._cancel is not None and self._cancel.cancelled:
-            raise CancelledError("stopped on request; nothing was left behind")
-
-    def update(self, done: int, position: int) -> None:
-        """Report when it is time to, and ``check``."""
-        self.check()
+            raise CancelledError("stopped on request")
         if self._progress is not None and time.monotonic() >= self._next:
             self._next = time.monotonic() + _PROGRESS_SECONDS
-            self._report(self._progress, done, position)
+            self._report(self._progress, *self._state)
+
+    def update(self, done: int, position: int) -> None:
+        """The job is so far; ``check``."""
+        self._state = done, position
+        self.check()
 
     def finish(self, done: int) -> None:
         """Report the end."""
@@ -161,7 +180,7 @@ class Reporter:
             # What the rest of the disk holds if the estimate is right there, and at most all of it.
             rest = self._virtual_size - position
             total = done + min(rest, self._estimate * rest // max(1, self._virtual_size))
-        progress(Progress(self._phase, done, total, position, self._virtual_size))
+        progress(Progress(self._phase, done, total, position, self._virtual_size, self._slowed()))
 
 
 def estimated_data(chain: Chain) -> int:
@@ -178,26 +197,58 @@ def estimated_data(chain: Chain) -> int:
     return min(total, chain.virtual_size)
 
 
+class Checkpoints(Protocol):
+    """Notes from time to time how far a job is.
+
+    Attributes:
+        size: bytes; it is asked at guest positions that are multiples of this.
+    """
+
+    @property
+    def size(self) -> int: ...
+
+    def due(self, position: int, moved: Moved) -> Callable[[], None] | None:
+        """What is to be called when the first consumer has taken everything up to ``position``, if anything.
+
+        The sink has it by now.
+        """
+        ...
+
+
+class GuestSink(Sink, Protocol):
+    """Takes a disk's bytes at their guest offsets, in ascending order."""
+
+    def zeros(self, offset: int, length: int) -> None:
+        """Guest bytes that are zeros; what is neither written nor named here is left to a parent, if any."""
+        ...
+
+
 class Mover:
     """Moves one disk.  Made for one ``run``.
 
     Args:
         sources: the layers' bytes, indexed by a run's ``layer``.
-        sink: gets the data at its guest offset; None to digest only.
+        sink: gets the data and the zeros; None to digest only.
         consumers: get the whole disk in order, each in a thread of its own.
         damaged: "refuse", or "zero": what cannot be read becomes zeros and is told to ``damage``.
         reporter: for progress and for stopping.
+        zero_detect: look for zeros in data, which take no space then.
+        engine: what reads many small pieces.
+        checkpoints: is asked on the way; there must be a consumer then.
     """
 
     def __init__(
         self,
         sources: Sequence[ByteSource],
-        sink: Sink | None,
+        sink: GuestSink | None,
         *,
         reporter: Reporter,
         consumers: Sequence[Consumer] = (),
         damaged: Damaged = "refuse",
         damage: DamageSink | None = None,
+        zero_detect: bool = True,
+        engine: Engine = "auto",
+        checkpoints: Checkpoints | None = None,
     ) -> None:
         if damaged == "zero" and damage is None:
             raise ValueError("damaged ranges are exported as zeros only where somebody is told")
@@ -206,6 +257,9 @@ class Mover:
         self._reporter = reporter
         self._consumers = consumers
         self._damage = damage if damaged == "zero" else None
+        self._zero_detect = zero_detect
+        self._engine = engine
+        self._checkpoints = checkpoints
         self._moved = Moved()
 
     def run(self, plans: Iterable[Iterable[Run]], start: int = 0) -> Moved:
@@ -216,53 +270,115 @@ class Mover:
             ExportError: the sink cannot be written to.
             CancelledError: the reporter's token says stop.
         """
+        # What no layer holds is looked up last.
+        self._descriptors = np.append(descriptors_of(self._sources), np.int32(NO_FILE))
         self._pipeline = Pipeline(self._consumers)
         try:
             self._buffer = self._pipeline.acquire(self._reporter.check)
             self._start = start  # of the buffer, in the disk
             self._filled = 0
-            self._pending_zeros = 0
+            # Ranges of the buffer that were not read.
+            self._voids: list[Span] = []
+            # Bytes that no consumer knows of yet, and what they are.
+            self._pending, self._pending_kind = 0, ZEROS
             for plan in plans:
-                for run in plan:
-                    self._move(run)
+                self._execute(plan if isinstance(plan, ReadPlan) else _as_it_is(plan))
             self._flush()
-            self._pipeline.zeros(self._pending_zeros)
+            self._tell_void()
             self._pipeline.finish(self._reporter.check)
         finally:
             self._pipeline.stop()
         self._reporter.finish(self._moved.read)
         return self._moved
 
+    def _execute(self, plan: ReadPlan) -> None:
+        """Move a plan: stretches of small pieces buffer by buffer, everything else run by run."""
+        if not len(plan):
+            return
+        expected = np.append(self._start + self._filled, plan.offset[:-1] + plan.length[:-1])
+        if not np.array_equal(plan.offset, expected):
+            at = int(expected[np.argmax(plan.offset != expected)])
+            raise ValueError(f"the plans do not tile the disk at {at:#x}")
+        for first, last, is_small in _stretches(plan):
+            rows = slice(first, last)
+            part = ReadPlan(plan.offset[rows], plan.length[rows], plan.layer[rows], plan.file_offset[rows])
+            if is_small:
+                self._small_runs(part)
+            else:
+                for run in part:
+                    self._move(run)
+
     def _move(self, run: Run) -> None:
-        if run.offset != self._start + self._filled:
-            raise ValueError(f"the plans do not tile the disk at {run.offset:#x}")
-        if run.layer == ZEROS:
-            self._zeros(run.length)
+        if run.layer in (ZEROS, UNHELD):
+            self._void(run.length, run.layer)
         elif run.layer == DAMAGED:
             self._damaged_run(run)
-        elif run.length < HOLE_RUN_MIN:  # as data_and_holes would say, without its cost
-            self._data(self._sources[run.layer], run.file_offset, run.length)
         else:
-            self._data_with_holes(self._sources[run.layer], run)
+            source = self._sources[run.layer]
+            for file_offset, length, is_data in data_and_holes(source, run.file_offset, run.length):
+                if is_data:
+                    self._data(source, file_offset, length)
+                else:
+                    self._void(length, ZEROS)
 
-    def _data_with_holes(self, source: ByteSource, run: Run) -> None:
-        for file_offset, length, is_data in data_and_holes(source, run.file_offset, run.length):
-            if is_data:
-                self._data(source, file_offset, length)
-            else:
-                self._zeros(length)
+    def _small_runs(self, plan: ReadPlan) -> None:
+        """Runs of which none is looked into for holes, nor is longer than a buffer."""
+        first_edge = -(-(plan.start + 1) // BUFFER_SIZE)
+        edges = np.arange(first_edge, -(-plan.stop // BUFFER_SIZE)) * BUFFER_SIZE
+        # Cut where buffers end.
+        pieces = plan.cut(np.union1d(plan.offset, edges), plan.stop)
+        begin = 0
+        for end in np.append(np.searchsorted(pieces.offset, edges), len(pieces)).tolist():
+            self._gather(pieces, slice(begin, end))
+            begin = end
 
-    def _zeros(self, length: int) -> None:
+    def _gather(self, pieces: ReadPlan, rows: slice) -> None:
+        """Read pieces that lie in one buffer."""
+        first = rows.start
+        while first < rows.stop and not self._filled and pieces.layer[first] < 0:
+            # An empty buffer begins behind them.
+            self._void(int(pieces.length[first]), int(pieces.layer[first]))
+            first += 1
+        rows = slice(first, rows.stop)
+        layers, places, counts = pieces.layer[rows], pieces.file_offset[rows], pieces.length[rows]
+        starts = pieces.offset[rows] - self._start
+        descriptors = self._descriptors[np.maximum(layers, -1)]
+        out = np.frombuffer(self._buffer.bytes, np.uint8)
+        machine = machine_for(self._engine, reads=len(layers))
+        done = machine.read_pieces(descriptors, places, counts, starts, out)
+        columns = (done.tolist(), layers.tolist(), places.tolist(), counts.tolist())
+        for is_done, layer, place, count in zip(*columns):
+            if is_done:
+                self._filled += count
+                self._moved.read += count
+            elif layer < 0:
+                self._void(count, layer)
+            else:  # no plain file, or reading fails: the source reads it, or says what is to be said
+                self._data(self._sources[layer], place, count)
+        if not self._room():
+            self._flush()
+
+    def _void(self, length: int, kind: int) -> None:
+        """Bytes that are not read: zeros, or a gap."""
         if length <= 0:
             return
-        if self._filled and length < SMALL_ZEROS and length < self._room():
-            self._buffer.view[self._filled : self._filled + length] = ZERO_PIECE[:length]
+        if self._filled and length < self._room():
+            if kind == ZEROS and length < SMALL_ZEROS:
+                self._buffer.view[self._filled : self._filled + length] = ZERO_PIECE[:length]
+            else:
+                self._voids.append(Span(self._filled, self._filled + length, kind))
             self._filled += length
             return
         self._flush()
-        self._pending_zeros += length
-        self._start += length
-        self._reporter.update(self._moved.read, self._start)
+        if self._checkpoints is not None:
+            # The last place inside where a job could go on is not to be passed by.
+            edge = (self._start + length) // self._checkpoints.size * self._checkpoints.size
+            if self._start < edge < self._start + length:
+                self._put_void(Span(0, edge - self._start, kind))
+                length -= edge - self._start
+                self._advance(edge - self._start)
+        self._put_void(Span(0, length, kind))
+        self._advance(length)
 
     def _data(self, source: ByteSource, file_offset: int, length: int) -> None:
         while length:
@@ -284,14 +400,14 @@ class Mover:
         return BUFFER_SIZE - self._start % BUFFER_SIZE - self._filled
 
     def _flush(self) -> None:
+        """Hand on what is in the buffer."""
         if not self._filled:
             return
-        spans = zero_spans(self._buffer.bytes, self._start, self._filled)
-        if len(spans) == 1 and spans[0].is_zero:
-            self._pending_zeros += self._filled
+        spans = self._spans()
+        if len(spans) == 1 and spans[0].kind != DATA:
+            self._put_void(spans[0])
         elif self._consumers:
-            self._pipeline.zeros(self._pending_zeros)
-            self._pending_zeros = 0
+            self._tell_void()
             buffer = self._buffer
             self._pipeline.submit(buffer, spans)
             try:
@@ -301,23 +417,67 @@ class Mover:
             self._buffer = self._pipeline.acquire(self._reporter.check)
         else:
             self._write(self._buffer, spans)
-        self._start += self._filled
-        self._filled = 0
+        length, self._filled = self._filled, 0
+        self._voids.clear()
+        self._advance(length)
+
+    def _advance(self, length: int) -> None:
+        """The next ``length`` bytes are settled, and the buffer is empty."""
+        self._start += length
+        if self._checkpoints is not None and self._start % self._checkpoints.size == 0:
+            call = self._checkpoints.due(self._start, self._moved)
+            if call is not None:
+                self._tell_void()
+                self._pipeline.call(call)
         self._reporter.update(self._moved.read, self._start)
+
+    def _spans(self) -> list[Span]:
+        """What the buffer holds, in order; neighbours differ in kind."""
+        spans: list[Span] = []
+        position = 0
+        for void in (*self._voids, Span(self._filled, self._filled, DATA)):
+            if position < void.start:
+                if self._zero_detect:
+                    zero_spans(self._buffer.bytes, self._start, position, void.start, spans)
+                else:
+                    add_span(spans, position, void.start, DATA)
+            if void.start < void.stop:
+                add_span(spans, void.start, void.stop, void.kind)
+            position = void.stop
+        return spans
+
+    def _put_void(self, void: Span) -> None:
+        """A void for the sink at once, for the consumers when something else comes."""
+        length = void.stop - void.start
+        if void.kind == ZEROS and self._sink is not None:
+            self._sink.zeros(self._start + void.start, length)
+        if void.kind != self._pending_kind:
+            self._tell_void()
+            self._pending_kind = void.kind
+        self._pending += length
+
+    def _tell_void(self) -> None:
+        if self._pending_kind == ZEROS:
+            self._pipeline.zeros(self._pending)
+        else:
+            self._pipeline.gap(self._pending)
+        self._pending = 0
 
     def _write(self, buffer: Buffer, spans: Sequence[Span]) -> None:
         for span in spans:
-            if not span.is_zero:
+            if span.kind == DATA:
                 if self._sink is not None:
                     self._sink.write_at(self._start + span.start, buffer.view[span.start : span.stop])
                 self._moved.written += span.stop - span.start
+            elif span.kind == ZEROS and self._sink is not None:
+                self._sink.zeros(self._start + span.start, span.stop - span.start)
 
     def _damaged_run(self, run: Run) -> None:
         if self._damage is None:
             require_readable(run, self._sources[0].name)
             return
         self._damage.add(run.offset, run.length, _DAMAGED_ENTRY)
-        self._zeros(run.length)
+        self._void(run.length, ZEROS)
 
     def _rescue(
         self, source: ByteSource, file_offset: int, view: memoryview, error: ReadError | CorruptError
@@ -366,6 +526,22 @@ def with_guest_range(error: ReadError | CorruptError, start: int, length: int) -
     return type(error)(named)
 
 
+def _as_it_is(runs: Iterable[Run]) -> ReadPlan:
+    """A plan of these runs, none of them merged with its neighbour."""
+    table = np.array(list(runs), np.int64).reshape(-1, 4)
+    return ReadPlan(table[:, 0], table[:, 1], table[:, 2].astype(np.int16), table[:, 3])
+
+
+def _stretches(plan: ReadPlan) -> Iterator[tuple[int, int, bool]]:
+    """Rows of ``plan`` as (first, last, are small): neighbours of one kind together."""
+    is_small = np.where(plan.layer >= 0, plan.length < HOLE_RUN_MIN, plan.length < BUFFER_SIZE)
+    is_small &= plan.layer != DAMAGED
+    edges = [0, *(np.flatnonzero(np.diff(is_small)) + 1).tolist(), len(plan)]
+    for first, last in pairwise(edges):
+        # A few small ones among large ones are not worth arrays.
+        yield first, last, bool(is_small[first]) and last - first >= _SMALL_RUNS_MIN
+
+
 def data_and_holes(source: ByteSource, offset: int, length: int) -> Iterator[tuple[int, int, bool]]:
     """Bytes [offset, offset + length) of ``source`` as (offset, length, is data); holes read as zeros.
 
@@ -385,32 +561,34 @@ def data_and_holes(source: ByteSource, offset: int, length: int) -> Iterator[tup
         yield offset, stop - offset, False
 
 
-def zero_spans(data: bytearray, start: int, length: int) -> list[Span]:
-    """The first ``length`` bytes of ``data`` as spans of zeros and of something else.
+def zero_spans(data: bytearray, guest: int, start: int, stop: int, spans: list[Span]) -> None:
+    """Append bytes ``[start, stop)`` of ``data`` to ``spans``, as zeros and as data.
 
     Args:
-        start: the disk's offset of the first byte; cells are aligned in the disk.
-
-    Returns:
-        Spans that tile the range, zeros and data in turn.
+        guest: the disk's offset of ``data``'s first byte; cells are aligned in the disk.
     """
-    spans: list[Span] = []
-    position = 0
-    span_start = 0
-    was_zero = False
-    while position < length:
-        stop = min(length, position + CELL_SIZE - (start + position) % CELL_SIZE)
-        count = stop - position
+    position = begin = start
+    kind = DATA
+    while position < stop:
+        end = min(stop, position + CELL_SIZE - (guest + position) % CELL_SIZE)
+        count = end - position
         zeros = _ZERO_CELL if count == CELL_SIZE else _ZERO_CELL[:count]
         # startswith compares in place and stops at the first difference.
-        is_zero = data.startswith(zeros, position)
-        if position and is_zero != was_zero:
-            spans.append(Span(span_start, position, was_zero))
-            span_start = position
-        was_zero = is_zero
-        position = stop
-    spans.append(Span(span_start, length, was_zero))
-    return spans
+        found = ZEROS if data.startswith(zeros, position) else DATA
+        if found != kind:
+            if begin < position:
+                add_span(spans, begin, position, kind)
+            begin, kind = position, found
+        position = end
+    if begin < stop:
+        add_span(spans, begin, stop, kind)
+
+
+def add_span(spans: list[Span], start: int, stop: int, kind: int) -> None:
+    """Append a span that begins where the last one ends; one of the same kind makes that longer."""
+    if spans and spans[-1].kind == kind:
+        start = spans.pop().start
+    spans.append(Span(start, stop, kind))
 
 
 _ZERO_CELL: Final = bytes(CELL_SIZE)

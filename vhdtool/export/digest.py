@@ -3,13 +3,19 @@
 A *chunk* is ``CHUNK_SIZE`` bytes of the disk (the last may be shorter).  Its digest is the SHA-256 of its
 bytes.  A chunk of zeros is only counted while it passes; its real digest is known beforehand.
 
+An *increment* leaves parts of the disk to its parent.  A chunk of which it holds a part is digested range by
+range: the bytes of each range that it holds, and behind them where the range begins in the disk and its
+length (64 bits each, little-endian).  A chunk of which it holds nothing is ``INHERITED``.
+
 The *root* is the SHA-256 over the digests (32 bytes each, not their text) of all chunks in order, chunks of
-zeros with the real digest of their zeros.
+zeros with the real digest of their zeros, chunks of which nothing is held with 32 zero bytes.
 """
 
 from __future__ import annotations
 
 import hashlib
+import struct
+from collections.abc import Iterator
 from importlib import import_module
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -22,16 +28,19 @@ if TYPE_CHECKING:
 CHUNK_SIZE: Final = 2 << 20
 ALGORITHM: Final = "sha256"
 DIGEST_SIZE: Final = 32
+# Stands where the digest of a chunk would: an increment holds nothing of it.
+INHERITED: Final = b""
 WHOLE_ALGORITHMS: Final = ("md5", "sha1", "sha256", "sha512", "blake2b", "blake3")
 # The root of a huge disk is mostly one digest over and over: hashed in pieces of this many.
 _REPEATS: Final = 1 << 15
+_RANGE: Final = struct.Struct("<QQ")
 
 
 class ChunkSink(Protocol):
     """Takes the chunks of a disk in order."""
 
     def add(self, digest: bytes | None, count: int) -> None:
-        """``count`` chunks with this digest; None is a chunk of zeros."""
+        """``count`` chunks with this digest; None is a chunk of zeros, ``INHERITED`` one that is not here."""
         ...
 
 
@@ -55,55 +64,97 @@ class ChunkDigester:
     """Consumer that cuts the bytes of a disk into chunks and digests them.
 
     Args:
-        sink: is given each chunk, neighbouring chunks of zeros together.
+        sink: is given each chunk, neighbouring chunks of zeros, or of nothing, together.
         chunk_size: bytes.
+        start: the guest byte that comes first; a multiple of ``chunk_size``.
     """
 
-    def __init__(self, sink: ChunkSink, chunk_size: int = CHUNK_SIZE) -> None:
+    def __init__(self, sink: ChunkSink, chunk_size: int = CHUNK_SIZE, start: int = 0) -> None:
         self._sink = sink
         self._chunk_size = chunk_size
+        self._position = start
         self._within = 0
-        # None as long as the chunk has nothing but zeros.
+        # None as long as the chunk has nothing but zeros, or nothing but a gap.
         self._digest: _Hash | None = None
+        self._has_gap = False
+        # Guest byte at which the range that is held began; None in a gap.
+        self._held_from: int | None = None
 
     def data(self, view: memoryview) -> None:
         """The next bytes."""
         done = 0
         while done < len(view):
             count = min(len(view) - done, self._chunk_size - self._within)
-            if self._digest is None:
-                self._digest = hashlib.sha256()
-                feed_zeros(self._digest, self._within)
-            self._digest.update(view[done : done + count])
+            self._hold().update(view[done : done + count])
             self._advance(count)
             done += count
 
     def zeros(self, length: int) -> None:
         """The next ``length`` bytes are zeros."""
-        if self._within:
-            count = min(length, self._chunk_size - self._within)
-            if self._digest is not None:
-                feed_zeros(self._digest, count)
+        for count in self._pieces(length, None):
+            if self._digest is not None or self._has_gap:
+                feed_zeros(self._hold(), count)
             self._advance(count)
-            length -= count
-        whole, rest = divmod(length, self._chunk_size)
-        if whole:
-            self._sink.add(None, whole)
-        self._within += rest
+
+    def gap(self, length: int) -> None:
+        """The next ``length`` bytes are left to a parent."""
+        for count in self._pieces(length, INHERITED):
+            if self._within and not self._has_gap:
+                self._hold()
+            self._end_range()
+            self._has_gap = True
+            self._advance(count)
 
     def finish(self) -> None:
         """Close the last chunk, a short one."""
         if self._within:
             self._close()
 
+    def _pieces(self, length: int, digest: bytes | None) -> Iterator[int]:
+        """``length`` bytes of one kind as parts of chunks; whole chunks of them are told at once."""
+        if self._within:
+            count = min(length, self._chunk_size - self._within)
+            yield count
+            length -= count
+        whole, rest = divmod(length, self._chunk_size)
+        if whole:
+            self._sink.add(digest, whole)
+            self._position += whole * self._chunk_size
+        if rest:
+            yield rest
+
+    def _hold(self) -> _Hash:
+        """The digest of a chunk that holds something; zeros that passed before are in it."""
+        if self._digest is None:
+            self._digest = hashlib.sha256()
+            if not self._has_gap:
+                self._held_from = self._position - self._within
+                feed_zeros(self._digest, self._within)
+        if self._held_from is None:
+            self._held_from = self._position
+        return self._digest
+
+    def _end_range(self) -> None:
+        if self._digest is not None and self._held_from is not None:
+            self._digest.update(_RANGE.pack(self._held_from, self._position - self._held_from))
+        self._held_from = None
+
     def _advance(self, count: int) -> None:
+        self._position += count
         self._within += count
         if self._within == self._chunk_size:
             self._close()
 
     def _close(self) -> None:
-        self._sink.add(None if self._digest is None else self._digest.digest(), 1)
+        if self._has_gap:
+            self._end_range()
+        if self._digest is not None:
+            self._sink.add(self._digest.digest(), 1)
+        else:
+            self._sink.add(INHERITED if self._has_gap else None, 1)
         self._digest = None
+        self._held_from = None
+        self._has_gap = False
         self._within = 0
 
 
@@ -123,10 +174,10 @@ class RootDigester:
         self._last_zeros = zeros_digest(size - (self._chunk_count - 1) * chunk_size)
 
     def add(self, digest: bytes | None, count: int) -> None:
-        """``count`` chunks with this digest; None is a chunk of zeros."""
+        """``count`` chunks with this digest; None is a chunk of zeros, ``INHERITED`` one that is not here."""
         self._count += count
         if digest is not None:
-            self._repeat(digest, count)
+            self._repeat(digest or bytes(DIGEST_SIZE), count)
             return
         short = 1 if self._count == self._chunk_count else 0
         self._repeat(self._zeros, count - short)
@@ -169,6 +220,10 @@ class WholeDigest:
     def zeros(self, length: int) -> None:
         """The next ``length`` bytes are zeros."""
         feed_zeros(self._digest, length)
+
+    def gap(self, length: int) -> None:
+        """The whole disk is what is digested."""
+        raise ValueError("a digest of the whole disk has no gaps")
 
     def finish(self) -> None:
         """Nothing is left over."""

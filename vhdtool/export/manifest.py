@@ -1,34 +1,40 @@
-"""The manifest of an export: ``TARGET.manifest.json``, one JSON object, written last.
+"""The manifest of an export: ``TARGET.manifest.json``, one JSON object, written last and sealed.
 
 ::
 
     {
-     "manifest_version": 1,
+     "manifest_version": 2,
      "vhdtool_version": "0.1.0",
      "started": "2026-01-31T12:00:00Z",            ISO 8601, UTC
      "finished": "2026-01-31T12:05:00Z",
-     "target": {"path", "format", "subformat", "virtual_size", "file_size"},
+     "case": {"case", "examiner", "evidence", "note"},     what was given of it; absent when nothing was
+     "target": {"path", "format", "subformat", "virtual_size", "file_size", "block_size",
+                "logical_sector_size", "disk_id", "write_id", "structure"},       see records.py
      "point_in_time": "snapshots/leaf.avhdx",       the image whose disk this is
      "log_replayed": false,                         a pending VHDX log was laid over a layer in memory
+     "base": null,                                  of an increment: its parent, see records.py
      "content": {
       "bytes": 1073741824,                          of the virtual disk
-      "data_bytes": 4194304,                        in chunks that are not all zeros
+      "data_bytes": 4194304,                        in chunks of which something is held that is not zeros
+      "inherited_bytes": 0,                         in chunks of which an increment holds nothing
       "chunk_size": 2097152,
       "algorithm": "sha256",
       "chunks": [                                   run-length coded; the runs tile the disk
        {"start": 0, "count": 1, "digest": "9f86..."},
-       {"start": 1, "count": 511, "digest": "zero"}
+       {"start": 1, "count": 511, "digest": "zero"}             or "inherited"
       ],
       "root": "60303ae2...",
       "digests": {"md5": "..."}                     of the whole disk, as asked for
      },
      "layers": [{"path", "size", "mtime", "write_id", "findings"}],
+     "findings": [...],                             links and chain; each as ``check --json`` gives it
      "damaged": [{"start": 0, "length": 4096, "reason": "..."}],     guest bytes exported as zeros
-     "findings": [...]                              links and chain; each as ``check --json`` gives it
+     "signer", "checks", "seal", "signature"        see seal.py
     }
 
 ``start`` and ``count`` of a run are chunk numbers, ``digest`` is the SHA-256 of each of its chunks.  The last
-chunk may be shorter than ``chunk_size``.  ``root`` is defined in digest.py.
+chunk may be shorter than ``chunk_size``.  ``root`` and the digests of an increment's chunks are defined in
+digest.py.
 
 Neither writing nor reading holds the list of chunks in memory: it is as long as the disk is large.  A
 manifest may come from a stranger, so reading checks it completely before anything is compared with it;
@@ -56,25 +62,42 @@ from vhdtool.errors import (
     FindingLog,
     printable,
 )
-from vhdtool.export.digest import ALGORITHM, CHUNK_SIZE, RootDigester
+from vhdtool.export.digest import ALGORITHM, CHUNK_SIZE, INHERITED, RootDigester
+from vhdtool.export.records import SIZE_MAX, Record, read_base, read_case, read_layer, read_target
+from vhdtool.export.scanner import Claims, Scanner
+from vhdtool.export.seal import SealedWriter, Signer, Verifier, check_sealed, find_seal, refuse_unsealed
 from vhdtool.export.target import TargetFile
-from vhdtool.source import ByteSource, FileSource
+from vhdtool.source import FileSource
 
-MANIFEST_VERSION: Final = 1
+MANIFEST_VERSION: Final = 2
 SUFFIX: Final = ".manifest.json"
 ZERO: Final = "zero"
-# Bounds on what a stranger's manifest may say: the largest disk of any format, and sane chunks.
-SIZE_MAX: Final = 64 << 40
+NOT_HERE: Final = "inherited"
+# Bounds on what a stranger's manifest may say: sane chunks, and a few more layers than any chain has.
 CHUNK_SIZE_MIN: Final = 1 << 20
 CHUNK_SIZE_MAX: Final = 64 << 20
-_VALUE_BYTES_MAX: Final = 2 << 20
+LAYERS_MAX: Final = 1024
 _PIECE: Final = 64 << 10
 _VALUES: Final = frozenset(
-    {"manifest_version", "vhdtool_version", "started", "finished", "target", "point_in_time", "log_replayed"}
+    {
+        "manifest_version",
+        "vhdtool_version",
+        "started",
+        "finished",
+        "case",
+        "target",
+        "point_in_time",
+        "log_replayed",
+        "base",
+        "signer",
+        "seal",
+        "signature",
+    }
 )
-_CONTENT_VALUES: Final = frozenset({"bytes", "data_bytes", "chunk_size", "algorithm", "root", "digests"})
+_CONTENT_VALUES: Final = frozenset(
+    {"bytes", "data_bytes", "inherited_bytes", "chunk_size", "algorithm", "root", "digests"}
+)
 _SPOOL_IN_MEMORY: Final = 1 << 20
-_SPACE: Final = re.compile(rb"[ \t\r\n]*")
 _HEXADECIMAL_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -85,7 +108,7 @@ def manifest_path(target: Path) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class ChunkRun:
-    """Chunks [start, start + count) with one digest; None is zeros."""
+    """Chunks [start, start + count) with one digest; None is zeros, ``INHERITED`` what is not here."""
 
     start: int
     count: int
@@ -141,10 +164,10 @@ class ChunkRecord:
         self._rows = _Rows(folder)
         self._root = RootDigester(size, chunk_size)
         self._run = ChunkRun(0, 0, None)
-        self.data_bytes = 0
+        self.data_bytes = self.inherited_bytes = 0
 
     def add(self, digest: bytes | None, count: int) -> None:
-        """The next ``count`` chunks have this digest; None is zeros."""
+        """The next ``count`` chunks have this digest; None is zeros, ``INHERITED`` what is not here."""
         self._root.add(digest, count)
         run = self._run
         if run.count and run.digest == digest:
@@ -174,10 +197,12 @@ class ChunkRecord:
         run = self._run
         if not run.count:
             return
-        if run.digest is not None:
-            stop = min((run.start + run.count) * self.chunk_size, self.size)
-            self.data_bytes += stop - run.start * self.chunk_size
-        digest = ZERO if run.digest is None else run.digest.hex()
+        length = min((run.start + run.count) * self.chunk_size, self.size) - run.start * self.chunk_size
+        if run.digest:
+            self.data_bytes += length
+        elif run.digest == INHERITED:
+            self.inherited_bytes += length
+        digest = ZERO if run.digest is None else run.digest.hex() or NOT_HERE
         self._rows.add({"start": run.start, "count": run.count, "digest": digest})
 
 
@@ -247,12 +272,17 @@ def write_manifest(
     digests: Mapping[str, str],
     tail: Mapping[str, Any],
     damaged: DamageRecord,
-) -> None:
+    signer: Signer | None = None,
+) -> bytes:
     """Write a manifest to ``target`` and finish it; publishing is the caller's.
 
     Args:
-        head: what stands in front of ``content``.
-        tail: what stands behind it.
+        head: what stands in front of ``content``: all of it but the version.
+        tail: what stands behind it: ``layers``, ``findings``.
+        signer: signs it.
+
+    Returns:
+        its seal, 32 bytes.
     """
     position = 0
 
@@ -261,24 +291,28 @@ def write_manifest(
         target.write_at(position, piece)
         position += len(piece)
 
+    writer = SealedWriter(put)
     content = {
         "bytes": chunks.size,
         "data_bytes": chunks.data_bytes,
+        "inherited_bytes": chunks.inherited_bytes,
         "chunk_size": chunks.chunk_size,
         "algorithm": ALGORITHM,
     }
-    put(b"{" + _members({"manifest_version": MANIFEST_VERSION, **head}, "\n ") + b",\n ")
-    put(b'"content": {' + _members(content, "\n  ") + b',\n  "chunks": [')
+    writer.write(b"{" + _members({"manifest_version": MANIFEST_VERSION, **head}, "\n ") + b",\n ")
+    writer.write(b'"content": {' + _members(content, "\n  ") + b',\n  "chunks": [')
     for piece in chunks.pieces():
-        put(piece)
-    put(b"\n  ]," + _members({"root": chunks.root(), "digests": dict(digests)}, "\n  ") + b"\n }")
+        writer.write(piece)
+    writer.write(b"\n  ]," + _members({"root": chunks.root(), "digests": dict(digests)}, "\n  ") + b"\n }")
     if tail:
-        put(b"," + _members(tail, "\n "))
-    put(b',\n "damaged": [')
+        writer.write(b"," + _members(tail, "\n "))
+    writer.write(b',\n "damaged": [')
     for piece in damaged.pieces():
-        put(piece)
-    put(b"\n ]\n}\n")
+        writer.write(piece)
+    writer.write(b"\n ]")
+    seal = writer.seal(signer)
     target.finish(position)
+    return seal
 
 
 def _members(values: Mapping[str, Any], indent: str) -> bytes:
@@ -289,13 +323,19 @@ def _members(values: Mapping[str, Any], indent: str) -> bytes:
 class Manifest:
     """A manifest that was read and checked from end to end.
 
+    Args:
+        key: whose signature it must carry; None takes any, or none.
+
     Attributes:
-        path: of the manifest itself.
-        size: bytes of the virtual disk.
-        chunk_size: bytes.
-        root: in hexadecimal; it has been compared with the chunks.
-        target: ``target`` as it stands there, a stranger's claims.
+        path: of the manifest itself; ``file`` is the open file.
+        seal: what its seal and its signature prove.
+        target, base, case, layers: a stranger's claims, see records.py; ``base`` is None unless it is of an
+            increment.
         values: what else is short: versions, times, ``point_in_time``, ``log_replayed``.
+        size: bytes of the virtual disk.
+        chunk_size: bytes; ``chunk_count`` of them.
+        data_chunks: how many chunks have a digest of their own.
+        root: in hexadecimal; it has been compared with the chunks.
         digests: of the whole disk, by name; as claimed, to be compared.
         damaged_count, damaged_bytes: guest ranges that were exported as zeros because they could not be read.
 
@@ -304,20 +344,21 @@ class Manifest:
         FormatError: ``manifest.*``: it is cut, forged, or of a kind that is not known.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, key: Verifier | None = None) -> None:
         self.path = Path(path)
         self._log = FindingLog(str(path))
-        self.damaged_count = self.damaged_bytes = 0
-        self._source = _open(self.path)
+        self.damaged_count = self.damaged_bytes = self.data_chunks = 0
+        self.layers: list[Record] = []
+        self.file = _open(self.path)
         try:
-            self._check()
+            self._check(key)
         except BaseException:
-            self._source.close()
+            self.file.close()
             raise
 
     def runs(self) -> Iterator[ChunkRun]:
         """The chunks, run-length coded; the runs tile the disk.  One iteration at a time."""
-        scanner = _Scanner(self._source, self._log)
+        scanner = Scanner(self.file, self._log)
         for name in scanner.members():
             if name != "content":
                 scanner.skip()
@@ -330,7 +371,7 @@ class Manifest:
 
     def close(self) -> None:
         """Let go of the file."""
-        self._source.close()
+        self.file.close()
 
     def __enter__(self) -> Self:
         return self
@@ -340,41 +381,74 @@ class Manifest:
     ) -> None:
         self.close()
 
-    def _check(self) -> None:
-        self.values, content = self._read_values()
-        self.target: dict[str, Any] = self.values["target"]
-        if self.values.get("manifest_version") != MANIFEST_VERSION:
-            self._refuse(
-                "version",
-                "this manifest is of another version",
-                self.values.get("manifest_version"),
-                MANIFEST_VERSION,
-                EXIT_UNSUPPORTED,
-            )
+    def _check(self, key: Verifier | None) -> None:
+        if find_seal(self.file) is None:
+            # What is cut off, or of another version, is told as that; only a whole one misses its seal.
+            self._check_content()
+            refuse_unsealed(self.file, self._log)
+        self.seal = check_sealed(self.file, self._log, key)
+        self._check_content()
+
+    def _check_content(self) -> None:
+        values, content = self._read_values()
+        head = Claims(values, self._log, "")
+        self._check_version(values)
         if content.get("algorithm") != ALGORITHM:
-            self._refuse(
-                "algorithm", "an unknown digest", content.get("algorithm"), ALGORITHM, EXIT_UNSUPPORTED
-            )
-        self.size = self._integer(content, "bytes", 1, SIZE_MAX)
-        self.chunk_size = self._integer(content, "chunk_size", CHUNK_SIZE_MIN, CHUNK_SIZE_MAX)
-        if self.chunk_size & (self.chunk_size - 1):
-            self._refuse("chunk_size", "chunk_size is no power of two", self.chunk_size)
-        self.chunk_count = -(-self.size // self.chunk_size)
+            found = content.get("algorithm")
+            self._refuse("algorithm", "an unknown digest", found, ALGORITHM, EXIT_UNSUPPORTED)
+        self.values = values
+        for name in ("vhdtool_version", "started", "finished", "point_in_time"):
+            head.text(name)
+        head.boolean("log_replayed")
+        self.target = read_target(values.pop("target"), self._log)
+        base = values.pop("base", None)
+        self.base = None if base is None else read_base(base, self._log)
+        self.case = read_case(values.pop("case", {}), self._log)
+        claims = Claims(content, self._log, "content")
+        self._check_sizes(claims)
         root = content.get("root")
         if not isinstance(root, str) or not _HEXADECIMAL_DIGEST.fullmatch(root):
             self._refuse("root", "the root is no digest")
         self.root = root
         self.digests = self._checked_digests(content.get("digests", {}))
+        self._check_chunks(claims)
+
+    def _check_version(self, values: Mapping[str, Any]) -> None:
+        version = values.get("manifest_version")
+        if version != MANIFEST_VERSION or isinstance(version, bool):
+            what = "this manifest is of another version"
+            self._refuse("version", what, version, MANIFEST_VERSION, EXIT_UNSUPPORTED)
+
+    def _check_sizes(self, content: Claims) -> None:
+        self.size = content.integer("bytes", 1, SIZE_MAX)
+        self.chunk_size = content.integer("chunk_size", CHUNK_SIZE_MIN, CHUNK_SIZE_MAX)
+        if self.chunk_size & (self.chunk_size - 1):
+            self._refuse("chunk_size", "chunk_size is no power of two", self.chunk_size)
+        self.chunk_count = -(-self.size // self.chunk_size)
+        if self.target["virtual_size"] != self.size:
+            what = "the target's disk and what was exported to it have different sizes"
+            self._refuse("size", what, self.target["virtual_size"], self.size)
+        if (self.target["subformat"] == "differencing") != (self.base is not None):
+            self._refuse("base", "an increment has a base, and nothing else has", self.target["subformat"])
+
+    def _check_chunks(self, content: Claims) -> None:
         digester = RootDigester(self.size, self.chunk_size)
+        sums = {"data_bytes": 0, "inherited_bytes": 0}
         for run in self.runs():
             digester.add(run.digest, run.count)
-        if digester.hexdigest() != root:
-            self._refuse(
-                "root",
-                "the list of chunks is not the one that the root was made of",
-                digester.hexdigest(),
-                root,
-            )
+            stop = min((run.start + run.count) * self.chunk_size, self.size)
+            if run.digest:
+                self.data_chunks += run.count
+                sums["data_bytes"] += stop - run.start * self.chunk_size
+            elif run.digest == INHERITED:
+                sums["inherited_bytes"] += stop - run.start * self.chunk_size
+        if digester.hexdigest() != self.root:
+            what = "the list of chunks is not the one that the root was made of"
+            self._refuse("root", what, digester.hexdigest(), self.root)
+        for name, expected in sums.items():
+            found = content.integer(name, 0, SIZE_MAX)
+            if found != expected:
+                self._refuse("sum", f"{name!r} is not what the chunks add up to", found, expected)
 
     def _checked_digests(self, digests: object) -> dict[str, str]:
         if not isinstance(digests, dict) or not all(isinstance(value, str) for value in digests.values()):
@@ -383,7 +457,9 @@ class Manifest:
 
     def _read_values(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """The short values of the document and of its content; the rest is only passed over."""
-        scanner = _Scanner(self._source, self._log)
+        self.layers.clear()
+        self.damaged_count = self.damaged_bytes = 0
+        scanner = Scanner(self.file, self._log)
         values: dict[str, Any] = {}
         content: dict[str, Any] = {}
         for name in scanner.members():
@@ -402,36 +478,44 @@ class Manifest:
         del values["content"]
         return values, content
 
-    def _read_members(self, scanner: _Scanner, values: dict[str, Any], kept: frozenset[str]) -> None:
+    def _read_members(self, scanner: Scanner, values: dict[str, Any], kept: frozenset[str]) -> None:
         for name in scanner.members():
             self._read_member(scanner, values, name, kept)
 
-    def _read_member(
-        self, scanner: _Scanner, values: dict[str, Any], name: str, kept: frozenset[str]
-    ) -> None:
+    def _read_member(self, scanner: Scanner, values: dict[str, Any], name: str, kept: frozenset[str]) -> None:
         if name in kept:
             self._once(values, name)
             values[name] = scanner.value()
-            return
-        if name == "damaged" and kept is _VALUES:
+            if name == "manifest_version":
+                self._check_version(values)
+        elif name in ("damaged", "layers") and kept is _VALUES:
             self._once(values, name)
             values[name] = None
-            for row in scanner.rows():
-                self.damaged_count += 1
-                place = row if isinstance(row, dict) else {}
-                self.damaged_bytes += self._integer(place, "length", 1, SIZE_MAX)
-            return
-        if name == "chunks":
-            # Twice, and two readers could take two different lists for the one.
-            self._once(values, name)
-            values[name] = None
-        scanner.skip()
+            for number, row in enumerate(scanner.rows()):
+                (self._add_damaged if name == "damaged" else self._add_layer)(row, number)
+        else:
+            if name in ("chunks", "checks"):
+                # Twice, and two readers could take two different lists for the one.
+                self._once(values, name)
+                values[name] = None
+            scanner.skip()
+
+    def _add_damaged(self, row: object, number: int) -> None:
+        place = Claims(row, self._log, f"damaged[{number}]")
+        place.integer("start", 0, SIZE_MAX)
+        self.damaged_bytes += place.integer("length", 1, SIZE_MAX)
+        self.damaged_count += 1
+
+    def _add_layer(self, row: object, number: int) -> None:
+        if number == LAYERS_MAX:
+            self._refuse("layers", f"more than {LAYERS_MAX} layers, which no chain has")
+        self.layers.append(read_layer(row, self._log, number))
 
     def _once(self, values: dict[str, Any], name: str) -> None:
         if name in values:
             self._refuse("duplicate", f"{name!r} stands there twice")
 
-    def _checked_runs(self, scanner: _Scanner) -> Iterator[ChunkRun]:
+    def _checked_runs(self, scanner: Scanner) -> Iterator[ChunkRun]:
         position = 0
         for row in scanner.rows():
             run = self._decode_run(row)
@@ -452,6 +536,8 @@ class Manifest:
         digest = row.get("digest")
         if digest == ZERO:
             return ChunkRun(start, count, None)
+        if digest == NOT_HERE and self.base is not None:
+            return ChunkRun(start, count, INHERITED)
         if not isinstance(digest, str) or not _HEXADECIMAL_DIGEST.fullmatch(digest):
             self._refuse("chunks", f"the digest of chunk {start} is no digest")
         return ChunkRun(start, count, bytes.fromhex(digest))
@@ -478,129 +564,3 @@ def _open(path: Path) -> FileSource:
         return FileSource(path)
     except (FileMissingError, CorruptError) as error:  # nothing, or no regular file
         raise FileMissingError(f"no such manifest: {printable(str(path))}") from error
-
-
-def _no_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no JSON")
-
-
-class _Scanner:
-    """Reads a JSON document piece by piece: objects and arrays are entered, small values decoded.
-
-    Only what is asked for is in memory: at most one value of ``_VALUE_BYTES_MAX``.
-    """
-
-    def __init__(self, source: ByteSource, log: FindingLog) -> None:
-        self._source = source
-        self._log = log
-        self._read = 0  # bytes of the file that were taken into the buffer
-        self._buffer = b""
-        self._at = 0  # the next byte in the buffer
-        self._dropped = 0  # bytes of the file in front of the buffer
-        self._decoder = json.JSONDecoder(parse_constant=_no_constant)
-
-    def members(self) -> Iterator[str]:
-        """The names of an object's members; the caller takes each one's value before the next."""
-        self._expect(b"{")
-        if self._take_if(b"}"):
-            return
-        while True:
-            name = self.value()
-            if not isinstance(name, str):
-                self._broken("a member without a name")
-            self._expect(b":")
-            yield name
-            if not self._take_if(b","):
-                break
-        self._expect(b"}")
-
-    def rows(self) -> Iterator[object]:
-        """The values of an array."""
-        self._expect(b"[")
-        if self._take_if(b"]"):
-            return
-        while True:
-            yield self.value()
-            if not self._take_if(b","):
-                break
-        self._expect(b"]")
-
-    def skip(self) -> None:
-        """Pass over a value, an array row by row."""
-        if self._peek() == b"[":
-            for _ in self.rows():
-                pass
-        else:
-            self.value()
-
-    def value(self) -> object:
-        """One whole value."""
-        self._peek()
-        wanted = 512
-        while True:
-            self._fill(wanted)
-            there = len(self._buffer) - self._at
-            found = self._decode(self._buffer[self._at : self._at + wanted])
-            # A number at the end of what was read may go on behind it.
-            if found is not None and (found[1] < wanted or there < wanted):
-                self._at += found[1]
-                return found[0]
-            if there < wanted:
-                self._broken("it ends in the middle of a value, or this is no JSON")
-            if wanted >= _VALUE_BYTES_MAX:
-                self._broken("a value that is too long, or no JSON")
-            wanted *= 4
-
-    def end(self) -> None:
-        """Nothing but white space may follow."""
-        if self._peek():
-            self._broken("something behind its end")
-
-    def _decode(self, data: bytes) -> tuple[object, int] | None:
-        """A value and the bytes it takes; None when ``data`` does not hold all of it.
-
-        Manifests are ASCII: json.dumps escapes the rest.  So bytes and characters count alike.
-        """
-        try:
-            return self._decoder.raw_decode(data.decode("ascii"))
-        except (ValueError, RecursionError):
-            return None
-
-    def _expect(self, character: bytes) -> None:
-        if not self._take_if(character):
-            there = self._at < len(self._buffer)
-            self._broken(f"{character.decode()} is missing" if there else "it ends too early")
-
-    def _take_if(self, character: bytes) -> bool:
-        if self._peek() != character:
-            return False
-        self._at += 1
-        return True
-
-    def _peek(self) -> bytes:
-        """The next byte that is no white space; empty at the end."""
-        while True:
-            space = _SPACE.match(self._buffer, self._at)
-            self._at = space.end() if space else self._at
-            if self._at < len(self._buffer):
-                return self._buffer[self._at : self._at + 1]
-            self._fill(1)
-            if self._at == len(self._buffer):
-                return b""
-
-    def _fill(self, wanted: int) -> None:
-        """Have ``wanted`` bytes in the buffer, fewer at the end of the file only."""
-        while len(self._buffer) - self._at < wanted:
-            count = min(max(_PIECE, wanted), self._source.size - self._read)
-            if not count:
-                return
-            piece = self._source.read_exact(self._read, count, field="manifest")
-            self._read += count
-            self._dropped += self._at
-            self._buffer = self._buffer[self._at :] + piece
-            self._at = 0
-
-    def _broken(self, what: str) -> NoReturn:
-        self._log.refuse(
-            "manifest.json", f"this is no whole manifest: {what}", offset=self._dropped + self._at
-        )

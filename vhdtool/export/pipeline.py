@@ -18,9 +18,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from vhdtool.model.state import ZEROS
+
 # performance.md: a gathered read and one write win with 256 to 512 KiB, at every depth.
 BUFFER_SIZE: Final = 512 << 10
 BUFFER_COUNT: Final = 4
+DATA: Final = 0
 # Waiting for a lock cannot be interrupted everywhere: look up from time to time.
 _WAIT_SECONDS: Final = 0.2
 # A digest of many zeros takes hours; who stops the job waits for so many of them only.
@@ -38,6 +41,10 @@ class Consumer(Protocol):
         """The next ``length`` bytes are zeros."""
         ...
 
+    def gap(self, length: int) -> None:
+        """The next ``length`` bytes are left to a parent: an increment does not hold them."""
+        ...
+
     def finish(self) -> None:
         """That was all."""
         ...
@@ -45,11 +52,11 @@ class Consumer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Bytes [start, stop) of a buffer, all zeros or not."""
+    """Bytes [start, stop) of a buffer: ``DATA``, or ``ZEROS`` or ``UNHELD`` that nobody put there."""
 
     start: int
     stop: int
-    is_zero: bool
+    kind: int
 
 
 @dataclass(slots=True, eq=False)
@@ -64,7 +71,15 @@ class Buffer:
         self.view = memoryview(self.bytes)
 
 
-_Item = tuple[Buffer, Sequence[Span]] | int | None  # data, zeros, the end
+@dataclass(frozen=True, slots=True)
+class _Gap:
+    """``length`` bytes that nobody is given."""
+
+    length: int
+
+
+# Data, zeros, a gap, something to be done, the end.
+_Item = tuple[Buffer, Sequence[Span]] | int | _Gap | Callable[[], None] | None
 
 
 class Pipeline:
@@ -114,6 +129,16 @@ class Pipeline:
         if length:
             for worker in self._workers:
                 worker.inbox.put(length)
+
+    def gap(self, length: int) -> None:
+        """The next ``length`` bytes of the disk are left to a parent."""
+        if length:
+            for worker in self._workers:
+                worker.inbox.put(_Gap(length))
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Call ``function`` in the first consumer's thread when that has taken all that came before."""
+        self._workers[0].inbox.put(function)
 
     def finish(self, check: Callable[[], None]) -> None:
         """Wait until every consumer has taken everything; ``check`` is called meanwhile and may raise."""
@@ -170,6 +195,10 @@ class _Worker:
     def _feed(self, item: _Item) -> None:
         if item is None:
             self._consumer.finish()
+        elif isinstance(item, _Gap):
+            self._consumer.gap(item.length)
+        elif callable(item):
+            item()
         elif isinstance(item, int):
             while item and not self._stopping.is_set():
                 count = min(item, _ZEROS_AT_ONCE)
@@ -178,7 +207,9 @@ class _Worker:
         else:
             buffer, spans = item
             for span in spans:
-                if span.is_zero:
+                if span.kind == DATA:
+                    self._consumer.data(buffer.view[span.start : span.stop])
+                elif span.kind == ZEROS:
                     self._consumer.zeros(span.stop - span.start)
                 else:
-                    self._consumer.data(buffer.view[span.start : span.stop])
+                    self._consumer.gap(span.stop - span.start)

@@ -41,6 +41,9 @@ _CUT_OFF: Final = (
     "Copy the file again: its end is missing; else restore it, or export the rest with --damaged zero."
 )
 _EXPORT_AGAIN: Final = "Export the point in time again, and find out what changed this copy."
+_COPY_ZSTD: Final = (
+    "Copy the file again; zstd -t says whether its frames are whole, and zstd -d reads those that are."
+)
 _NEWER: Final = "Open it with the program that wrote it, and convert it there."
 _FOREIGN: Final = "Nothing, unless you meant another file: it was made by a program with habits of its own."
 _REPAIR_PATH: Final = (
@@ -90,6 +93,36 @@ EXPLANATIONS: Final[dict[str, Explanation]] = {
         "A raw disk is a whole number of sectors, and this file is not.",
         "Copy it again; if it is complete, it is no disk image.",
         "0xC03A0012",
+    ),
+    # Compressed raw disks, E01
+    "zstd.table.missing": Explanation(
+        "A zstd file without a table of its frames, or one that was cut off, cannot be read by position.",
+        "Decompress it with zstd -d and read what comes out; export --format raw.zst writes the table.",
+    ),
+    "zstd.table.descriptor": Explanation(
+        "The seek table of a zstd file uses what its specification reserves.",
+        "Decompress it with zstd -d and read what comes out.",
+    ),
+    "zstd.table.count": Explanation("The seek table is longer than the whole file.", _COPY_ZSTD),
+    "zstd.table.header": Explanation("No skippable frame begins where the seek table should.", _COPY_ZSTD),
+    "zstd.table.row": Explanation(
+        "The seek table has a frame that holds more than 64 MiB, or takes fewer bytes than a frame can.",
+        "Decompress it with zstd -d, which does not need the table.",
+    ),
+    "zstd.table.size": Explanation(
+        "The frames of the seek table do not fill the space in front of it: the file was cut or patched.",
+        _COPY_ZSTD,
+    ),
+    "zstd.frame": Explanation(
+        "A frame cannot be decompressed, or does not hold what the seek table says.", _COPY_ZSTD
+    ),
+    "zstd.content": Explanation(
+        "What is compressed is an image of another format, not a raw disk.",
+        "Decompress it with zstd -d and open what comes out.",
+    ),
+    "ewf.damaged": Explanation(
+        "The program that reads the E01 found places whose checksums are wrong, or that are missing.",
+        "See that all its segments are there, and copy them again.",
     ),
     # VHD: footer
     "vhd.footer.missing": Explanation(
@@ -636,10 +669,55 @@ EXPLANATIONS: Final[dict[str, Explanation]] = {
     "verify.chunk": Explanation(
         "Bytes of the exported disk are not those that were exported.", _EXPORT_AGAIN
     ),
+    "verify.set_manifest": Explanation(
+        "An image's manifest is whole, and not the one that the set was sealed with.",
+        "Find out who replaced it; the other images of the set are not touched by this.",
+    ),
+    "verify.set_parent": Explanation(
+        "An increment of a set is not bound to the image of the set that is its parent.",
+        "Keep the files of a set together in one folder, under their names.",
+    ),
+    "manifest.images": Explanation(
+        "The images that the manifest of a set lists cannot be a set.", _EXPORT_AGAIN
+    ),
+    "verify.file_size": Explanation(
+        "The exported file has another size than its manifest says.", _EXPORT_AGAIN
+    ),
+    "verify.identity": Explanation(
+        "The exported image has another format, identity or block size than its manifest says.",
+        _EXPORT_AGAIN,
+    ),
+    "verify.structure": Explanation(
+        "What an exported image holds besides guest data (headers, tables, bitmaps, padding) was changed.",
+        _EXPORT_AGAIN,
+    ),
+    "verify.parent": Explanation(
+        "The parent of an increment is not the one that its manifest names, or cannot be opened.",
+        "Put the right parent back, or name its folder with --search.",
+    ),
+    "verify.sample": Explanation(
+        "An E01 is read from end to end by another program; there is no sample of one.",
+        "Verify it without --sample.",
+    ),
     "manifest.json": Explanation("The manifest is cut off, or is no JSON document.", _EXPORT_AGAIN),
     "manifest.missing": Explanation("The manifest lacks something that every manifest has.", _EXPORT_AGAIN),
     "manifest.digests": Explanation("The manifest's digests of the whole disk are none.", _EXPORT_AGAIN),
     "manifest.duplicate": Explanation("Something stands in the manifest twice.", _EXPORT_AGAIN),
+    "manifest.seal": Explanation(
+        "The manifest is not what was sealed when it was written: it was changed, formatted anew or damaged.",
+        _EXPORT_AGAIN,
+    ),
+    "manifest.signature": Explanation(
+        "The manifest's signature is wrong or missing, or it is not that of the key that was asked for.",
+        "Find out who wrote this manifest; do not trust it.",
+    ),
+    "manifest.value": Explanation("Something in the manifest is not what belongs there.", _EXPORT_AGAIN),
+    "manifest.size": Explanation("The sizes in the manifest contradict each other.", _EXPORT_AGAIN),
+    "manifest.sum": Explanation("The manifest's sums are not those of its chunks.", _EXPORT_AGAIN),
+    "manifest.base": Explanation(
+        "The manifest names a base and is not of an increment, or the other way round.", _EXPORT_AGAIN
+    ),
+    "manifest.layers": Explanation("The manifest lists more layers than any chain has.", _EXPORT_AGAIN),
     "manifest.number": Explanation("A number in the manifest is impossible.", _EXPORT_AGAIN),
     "manifest.version": Explanation(
         "The manifest is of an unknown version.", "Verify it with a newer vhdtool."

@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING
 from vhdtool.report.text import count, name_of, size_text
 
 if TYPE_CHECKING:
-    from vhdtool.export.job import ExportReport
+    from vhdtool.export.options import ExportReport
 
 
 def digest_lines(digests: Mapping[str, str], name: str) -> Iterator[str]:
     """Digests as ``sha256sum`` prints them, so that ``sha256sum -c`` reads them."""
-    escaped = name.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
-    mark = "\\" if escaped != name else ""
-    for digest in digests.values():
-        yield f"{mark}{digest}  {escaped}"
+    from vhdtool.export.sums import sums_line
+
+    return (sums_line(name, digest) for digest in digests.values())
 
 
 def damaged_lines(report: ExportReport) -> Iterator[str]:

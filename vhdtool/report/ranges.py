@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import astuple
 from typing import TYPE_CHECKING, Final
 
 from vhdtool.report.findings import finding_lines, findings_json
@@ -10,7 +11,7 @@ from vhdtool.report.text import Document, Paint, count, name_of, plain, size_bot
 
 if TYPE_CHECKING:
     from vhdtool.chain.diff import Difference
-    from vhdtool.export.compare import Comparison
+    from vhdtool.export.comparison import Comparison
     from vhdtool.export.verify import VerifyReport
 
 _SHOWN_MAX: Final = 1000
@@ -96,6 +97,7 @@ def compare_text(comparison: Comparison, paint: Paint = plain) -> str:
 
 def verify_json(report: VerifyReport) -> Document:
     """The document of ``verify --json`` against a manifest."""
+    sample = report.sample
     return {
         "ok": report.ok,
         "target": report.target,
@@ -108,25 +110,45 @@ def verify_json(report: VerifyReport) -> Document:
         "checked_bytes": report.checked_bytes,
         "root": report.root,
         "bad_digests": list(report.bad_digests),
+        "unchecked_digests": list(report.unchecked_digests),
         "damaged_count": report.damaged_count,
         "damaged_bytes": report.damaged_bytes,
+        "structure_checked": report.structure_checked,
+        "sample": None if sample is None else dict(zip(("percent", "seed", "chunks", "of"), astuple(sample))),
+        "signature": report.signature,
+        "signer": report.signer,
+        "parent": report.parent,
         "findings": findings_json(report.findings),
     }
 
 
 def verify_text(report: VerifyReport, paint: Paint = plain) -> str:
     """The same for people."""
-    if report.ok:
-        read = f"{size_both(report.checked_bytes)} of data read"
-        verdict = paint(f"{name_of(report.target)}: as exported, {read}", "good")
-        if not report.damaged_count:
-            return verdict
-        lost = f"{count(report.damaged_count, 'range')} of {size_both(report.damaged_bytes)} in all"
-        return f"{verdict}\n" + paint(f"{lost} could not be read for the export: zeros there", "warning")
-    lines = [
-        paint(f"{name_of(report.target)}: NOT what {name_of(report.manifest)} says", "error"),
-        *finding_lines(report.findings, indent=2, paint=paint),
-    ]
+    lines = [_verdict(report, paint)]
+    if not report.ok:
+        lines.extend(finding_lines(report.findings, indent=2, paint=paint))
     if report.bad_count:
         lines.append(f"{size_both(report.bad_bytes)} in {count(report.bad_count, 'range')} differ")
+    if report.sample is not None:
+        sample = report.sample
+        read = f"{sample.chunks} of {count(sample.of, 'chunk')} with data"
+        lines.append(paint(f"a sample: {read}, by seed {sample.seed}; the rest was not read", "warning"))
+    if report.unchecked_digests:
+        lines.append(f"not computed: {', '.join(report.unchecked_digests)} of the whole disk")
+    if report.damaged_count:
+        lost = f"{count(report.damaged_count, 'range')} of {size_both(report.damaged_bytes)} in all"
+        lines.append(paint(f"{lost} could not be read for the export: zeros there", "warning"))
+    if report.signer is not None:
+        lines.append(f"manifest: {report.signature}")
     return "\n".join(lines)
+
+
+def _verdict(report: VerifyReport, paint: Paint) -> str:
+    name = name_of(report.target)
+    if not report.is_as_exported:
+        return paint(f"{name}: NOT what {name_of(report.manifest)} says", "error")
+    read = f"{size_both(report.checked_bytes)} of data read"
+    if report.parent_finding is not None:
+        return paint(f"{name}: itself as exported ({read}), but its parent cannot be had", "error")
+    parent = "" if report.parent is None else f"; its parent is {name_of(report.parent)}"
+    return paint(f"{name}: as exported, {read}{parent}", "good")
