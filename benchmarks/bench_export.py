@@ -1,82 +1,65 @@
-"""How long a raw export takes as a whole process, beside programs that do the same and ``cp`` of the result.
+"""How many seconds more than cp the command takes as a whole process; and what it takes as it is by default.
 
-Outputs are removed right before each run, never after: a machine that gives freed memory back would
-make the next writer pay for it.
+The first is without a manifest and without waiting for the disk, as cp.  By default ours digests the disk,
+writes a manifest, and waits until the storage has it all.
 """
 
 from __future__ import annotations
 
-import filecmp
-import shutil
-import sys
-from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from benchmarks.chains import GIB, MIB, used_chain
-from benchmarks.contest import Contestant, compete, whole_process
+from benchmarks.chains import GIB, MIB, Disk, used_disks
+from benchmarks.contest import compete, note_seconds_over
+from benchmarks.exporting import Place
 from vhdtool.model.identity import ImageFormat
 
+DEPTHS: Final = (0, 16)
+SECONDS_OVER_CP_TARGET: Final = 0.25
 
-class Export:
-    """One chain, what it must read as, and where everybody writes it."""
-
-    def __init__(self, folder: Path, measuring: bool, image_format: ImageFormat, layers: int) -> None:
-        self.flat = folder / "flat.raw"
-        self.target = folder / "target.raw"
-        size = GIB if measuring else 32 * MIB
-        self.paths = used_chain(folder / "chain", layers, image_format, size, self.flat)
-        self.size = size
-        self.ours = whole_process(sys.executable, "-m", "vhdtool", "export", self.paths[0], self.target)
-        copied = whole_process("cp", self.flat, self.target)
-        # Ours waits until the disk has it all; cp by itself does not.
-        synced = whole_process("sh", "-c", 'cp "$1" "$2" && sync "$2"', "sh", self.flat, self.target)
-        self.peers = {"cp": copied, "cp and sync": synced}
-
-    def prepare(self) -> None:
-        """Nothing stands where the next one writes."""
-        self.target.unlink(missing_ok=True)
-        self.target.with_name("target.raw.manifest.json").unlink(missing_ok=True)
-
-    def check(self) -> None:
-        """What ours writes is right."""
-        self.prepare()
-        self.ours()
-        assert filecmp.cmp(self.target, self.flat, shallow=False)
+Disks = dict[tuple[ImageFormat, int], Disk]
 
 
-@pytest.mark.parametrize("image_format", [ImageFormat.VHDX, ImageFormat.VHD], ids=str)
-def test_export_of_a_dynamic_image(
-    benchmark: BenchmarkFixture, tmp_path: Path, measuring: bool, image_format: ImageFormat
-) -> None:
-    export = Export(tmp_path, measuring, image_format, 1)
-    peers = dict(export.peers)
-    if shutil.which("qemu-img"):
-        convert = ["qemu-img", "convert", "-O", "raw"]
-        ends = [export.paths[0], export.target]
-        peers["qemu-img"] = whole_process(*convert, *ends)
-        peers["qemu-img -W -m 8"] = whole_process(*convert, "-W", "-m", "8", *ends)
-
-    compete(benchmark, export.ours, peers, rounds=9, prepare=export.prepare)
-    export.check()
-    benchmark.extra_info.update(bytes=export.size, depth=0)
+@pytest.fixture(scope="module")
+def disks(room: Path, measuring: bool) -> Disks:
+    """By format and depth."""
+    size = GIB if measuring else 32 * MIB
+    return {
+        (kind, depth): disk
+        for kind in (ImageFormat.VHDX, ImageFormat.VHD)
+        for depth, disk in used_disks(room / str(kind), DEPTHS, kind, size).items()
+    }
 
 
-@pytest.mark.parametrize("image_format", [ImageFormat.VHDX, ImageFormat.VHD], ids=str)
-def test_export_of_a_chain_of_16(
-    benchmark: BenchmarkFixture,
-    tmp_path: Path,
-    measuring: bool,
-    libvhdi: Callable[..., dict[str, Contestant]],
-    image_format: ImageFormat,
-) -> None:
-    export = Export(tmp_path, measuring, image_format, 16)
-    # libvhdi's time is without the start of its interpreter: it has that advantage.
-    names = [str(path) for path in export.paths]
-    peers = {**export.peers, **libvhdi(export.size, "export", names, str(export.target))}
+@pytest.fixture(params=[ImageFormat.VHDX, ImageFormat.VHD], ids=str)
+def place(request: pytest.FixtureRequest, room: Path, disks: Disks, depth: int) -> Place:
+    return Place(disks[request.param, depth], room / "target.raw")
 
-    compete(benchmark, export.ours, peers, rounds=5, prepare=export.prepare)
-    export.check()
-    benchmark.extra_info.update(bytes=export.size, layers=16)
+
+@pytest.mark.parametrize("depth", DEPTHS, ids="depth={}".format)
+def test_raw_export_command(benchmark: BenchmarkFixture, place: Place, depth: int) -> None:
+    ours = place.our_command("--no-manifest", "--no-sync")
+    place.rehearse({"ours": ours})
+
+    samples = compete(benchmark, ours, {"cp": place.cp()}, rounds=9, prepare=place.prepare)
+
+    note_seconds_over(benchmark, samples, "cp", SECONDS_OVER_CP_TARGET)
+    benchmark.extra_info.update(bytes=place.disk.size, depth=depth)
+
+
+@pytest.mark.parametrize("depth", DEPTHS, ids="depth={}".format)
+def test_export_command_by_default(benchmark: BenchmarkFixture, place: Place, depth: int) -> None:
+    ours = place.our_command()
+    place.rehearse({"ours": ours})
+    peers = {
+        "cp": place.cp(),
+        "cp and sync": place.cp_then('sync "$2"'),
+        "cp, sync and sha256sum": place.cp_then('sync "$2" && sha256sum "$2"'),
+    }
+
+    compete(benchmark, ours, peers, rounds=5, prepare=place.prepare)
+
+    benchmark.extra_info.update(bytes=place.disk.size, depth=depth)

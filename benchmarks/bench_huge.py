@@ -14,22 +14,12 @@ import numpy as np
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from benchmarks.chains import MIB, TIB, FileSink, layer_name, writer_for
+from benchmarks.chains import HERE, MIB, TIB, FileSink, a_huge_image, layer_name, writer_for
 from benchmarks.contest import Sample, aim, compete, in_process, note, peak_mib, peak_mib_of, whole_process
 from vhdtool import open_chain
 from vhdtool.chain.resolved import ResolvedMap
 from vhdtool.chain.walk import walk
 from vhdtool.model.identity import ImageFormat
-
-
-def a_huge_image(path: Path, virtual_size: int, block_size: int) -> None:
-    """Three blocks: at the start, in the middle and at the end of the disk."""
-    sink = FileSink(path)
-    writer = writer_for(sink, 0, ImageFormat.VHDX, virtual_size, block_size)
-    last = virtual_size // block_size - 1
-    for block in (0, last // 2, last):
-        writer.write_block(block, b"here" * 1024)
-    sink.close(writer.finish())
 
 
 # A file of 64 TiB is more than most file systems allow: an export writes one of 8 TiB.
@@ -40,7 +30,7 @@ def test_huge(
 ) -> None:
     size = (8 if command == "export" else 64) * TIB if measuring else TIB
     image, target = tmp_path / "huge.vhdx", tmp_path / "huge.raw"
-    a_huge_image(image, size, block_size_mib * MIB)
+    places = a_huge_image(image, ImageFormat.VHDX, size, block_size_mib * MIB)
     arguments = [command, str(image), *([str(target)] if command == "export" else [])]
 
     def prepare() -> None:
@@ -52,9 +42,9 @@ def test_huge(
 
     if command == "export":
         with target.open("rb") as exported:
-            for offset in (0, (size // (block_size_mib * MIB) - 1) // 2 * block_size_mib * MIB):
+            for offset in places:
                 exported.seek(offset)
-                assert exported.read(8) == b"herehere"
+                assert exported.read(len(HERE)) == HERE
     benchmark.extra_info.update(virtual_size=size, block_size_mib=block_size_mib)
     if sys.platform == "linux":
         prepare()

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from benchmarks.contest import Contestant, Sample
+from vhdtool.chain import engine
 
 if not hasattr(os, "wait4") or not hasattr(os, "pwrite"):
     collect_ignore_glob = ["bench_*.py"]
@@ -132,6 +133,15 @@ def other_disks(other_python: Libvhdi | None) -> Callable[[Sequence[Path], int],
         return [OtherDisk(other_python, name, paths, virtual_size) for name in names]
 
     return opened
+
+
+@pytest.fixture
+def fresh_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Engines are chosen as in a process that has just begun.
+
+    An earlier benchmark may have started numba, which is then cheaper than for whoever starts it first.
+    """
+    monkeypatch.setattr(engine, "_numba", None)
 
 
 @pytest.fixture(scope="module")

@@ -30,6 +30,10 @@ class Sample:
 
 # Does the job once and says how long it took.
 Contestant = Callable[[], Sample]
+# The runs of each contestant, ours among them as "ours"; the n-th ones of all are one round.
+Samples = dict[str, list[Sample]]
+# What a figure should be at most: wall and CPU alike, or each.
+Target = float | tuple[float, float]
 
 TARGETS: Final = "targets"
 
@@ -75,6 +79,35 @@ def whole_process(*command: str | Path) -> Contestant:
     return run
 
 
+def slower_of(one: Contestant, other: Contestant) -> Contestant:
+    """Both, one after the other, counted as if each had had a CPU of its own.
+
+    The wall seconds are those of the slower one, the CPU seconds those of both.
+    """
+
+    def run() -> Sample:
+        first, second = one(), other()
+        return Sample(max(first.wall, second.wall), first.cpu + second.cpu)
+
+    return run
+
+
+def one_after_the_other(
+    contestants: Iterable[Contestant], prepare: Callable[[], None] = lambda: None
+) -> Contestant:
+    """All of them as one; ``prepare`` is called before each but the first, outside the clock."""
+    jobs = list(contestants)
+
+    def run() -> Sample:
+        samples = [jobs[0]()]
+        for job in jobs[1:]:
+            prepare()
+            samples.append(job())
+        return Sample(sum(sample.wall for sample in samples), sum(sample.cpu for sample in samples))
+
+    return run
+
+
 def compete(
     benchmark: BenchmarkFixture,
     ours: Contestant,
@@ -82,15 +115,15 @@ def compete(
     *,
     rounds: int,
     prepare: Callable[[], None] = lambda: None,
-    targets: Mapping[str, float] | None = None,
-) -> None:
+    targets: Mapping[str, Target] | None = None,
+) -> Samples:
     """Run all contestants in each of ``rounds``; figures and ratios go to ``benchmark.extra_info``.
 
     Args:
         targets: by peer, what ours / peer should be at most; nothing fails that misses it.
         prepare: called before each contestant, outside the clock: removes what the last one wrote.
     """
-    samples: dict[str, list[Sample]] = {name: [] for name in ("ours", *peers)}
+    samples: Samples = {name: [] for name in ("ours", *peers)}
 
     def run_ours() -> None:
         samples["ours"].append(ours())
@@ -114,27 +147,56 @@ def compete(
         run_ours, setup=before, teardown=after, rounds=rounds, iterations=1
     )
 
-    for name, runs in samples.items():
-        benchmark.extra_info[f"{name} wall ms"] = _median(run.wall * 1000 for run in runs)
-        benchmark.extra_info[f"{name} cpu ms"] = _median(run.cpu * 1000 for run in runs)
-    for name in peers:
-        pairs = list(zip(samples["ours"], samples[name]))
-        if pairs:
-            benchmark.extra_info[f"ours / {name} wall"] = _median(a.wall / b.wall for a, b in pairs)
-            benchmark.extra_info[f"ours / {name} cpu"] = _median(a.cpu / max(b.cpu, 1e-9) for a, b in pairs)
+    for name in samples:
+        _note_race(benchmark, samples, name)
     for name, target in (targets or {}).items():
         if name in peers:
             aim(benchmark, f"ours / {name}", target)
+    return samples
 
 
-def note(benchmark: BenchmarkFixture, name: str, value: float, target: float | None = None) -> None:
+def _note_race(benchmark: BenchmarkFixture, samples: Samples, name: str) -> None:
+    """Times of one contestant and, of a peer, the ratios."""
+    benchmark.extra_info[f"{name} wall ms"] = _median(run.wall * 1000 for run in samples[name])
+    benchmark.extra_info[f"{name} cpu ms"] = _median(run.cpu * 1000 for run in samples[name])
+    pairs = list(zip(samples["ours"], samples[name]))
+    if name != "ours" and pairs:
+        benchmark.extra_info[f"ours / {name} wall"] = _median(a.wall / b.wall for a, b in pairs)
+        benchmark.extra_info[f"ours / {name} cpu"] = _median(a.cpu / max(b.cpu, 1e-9) for a, b in pairs)
+
+
+def note_quickest(
+    benchmark: BenchmarkFixture, samples: Samples, name: str, among: Iterable[str], target: Target
+) -> None:
+    """Whoever has the least wall time ``among`` some peers competes once more, as ``name``.
+
+    Nothing happens when there are none.
+    """
+    medians = {peer: statistics.median(run.wall for run in samples[peer]) for peer in among}
+    if medians:
+        quickest = min(medians, key=lambda peer: medians[peer])
+        _note_race(benchmark, {"ours": samples["ours"], name: samples[quickest]}, name)
+        aim(benchmark, f"ours / {name}", target)
+        benchmark.extra_info[name] = quickest
+
+
+def note_seconds_over(benchmark: BenchmarkFixture, samples: Samples, peer: str, target: float) -> None:
+    """How many seconds more than ``peer`` ours takes: where a constant is what matters."""
+    pairs = list(zip(samples["ours"], samples[peer]))
+    name = f"seconds over {peer}"
+    benchmark.extra_info[f"{name} wall"] = _median(a.wall - b.wall for a, b in pairs)
+    benchmark.extra_info[f"{name} cpu"] = _median(a.cpu - b.cpu for a, b in pairs)
+    aim(benchmark, name, target)
+
+
+def note(benchmark: BenchmarkFixture, name: str, value: float, target: Target | None = None) -> None:
     """Keep a figure that is no race, and what it should be at most."""
     benchmark.extra_info[name] = float(f"{value:.4g}")
     if target is not None:
         aim(benchmark, name, target)
 
 
-def aim(benchmark: BenchmarkFixture, name: str, target: float) -> None:
+def aim(benchmark: BenchmarkFixture, name: str, target: Target) -> None:
     """Say what a figure should be at most; ``name`` is without " wall" and " cpu" at its end."""
     benchmark.extra_info.setdefault(TARGETS, {})[name] = target
 

@@ -21,6 +21,8 @@ from typing import Any
 import pyvhdi
 
 PIECE = 1 << 20
+# Of 32 KiB, 256 KiB, 1 MiB and 8 MiB the quickest for libvhdi, at depth 16, 64 and 255; 8 MiB is the slowest.
+EXPORT_PIECE = 256 << 10
 
 
 def opened(paths: list[str]) -> list[pyvhdi.file]:
@@ -77,10 +79,10 @@ def export(paths: list[str], target: str) -> int:
     layers = opened(paths)
     leaf = layers[0]
     size: int = leaf.get_media_size()
-    zeros = bytes(PIECE)
+    zeros = bytes(EXPORT_PIECE)
     with open(target, "wb", buffering=0) as sink:  # noqa: PTH123
-        for offset in range(0, size, PIECE):
-            data = leaf.read_buffer_at_offset(min(PIECE, size - offset), offset)
+        for offset in range(0, size, EXPORT_PIECE):
+            data = leaf.read_buffer_at_offset(min(EXPORT_PIECE, size - offset), offset)
             if data != zeros[: len(data)]:
                 os.pwrite(sink.fileno(), data, offset)
         sink.truncate(size)

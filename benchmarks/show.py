@@ -1,8 +1,8 @@
 """Prints what a run noted: ``python -m benchmarks.show figures.json``, as a table with ``--markdown``.
 
 A table has a row for each race, that is a benchmark and a peer, and for each other figure that has a target.
-A target is what a figure should be at most: it is met when wall and CPU both are within it, and where only
-one of them is, the row says which.
+A target is what a figure should be at most, one for wall and CPU or one for each: it is met when both are
+within it, and where only one of them is, the row says which.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def plain(figures: Mapping[str, Any]) -> Iterator[str]:
         for name, value in run["extra_info"].items():
             if name != TARGETS:
                 target = targets.get(name.removesuffix(" wall").removesuffix(" cpu"))
-                suffix = "" if target is None else f"   target {_number(target)}"
+                suffix = "" if target is None else f"   target {' / '.join(map(_number, _each(target)))}"
                 yield f"  {name:<34} {value:>16}{suffix}"
         yield ""
 
@@ -71,16 +71,17 @@ def _races(info: Mapping[str, Any]) -> Iterator[list[str]]:
         values = [info[key] for key in clocked or [name]]
         shown = [_number(value) for value in values]
         yield [ours, "", name, *(shown if len(shown) == 2 else [*shown, ""]), *_judged(targets[name], values)]
-    if not races and not others:
+    if ours and not races and not others:
         yield [ours, "", "", "", "", "", ""]
 
 
-def _judged(target: float | None, values: list[float]) -> list[str]:
+def _judged(target: float | list[float] | None, values: list[float]) -> list[str]:
     """The cells "target" and "met" for a wall and a CPU figure, or for only one."""
     if target is None:
         return ["", ""]
-    met = [value <= target for value in values]
-    shown = f"≤ {_ratio(target)}"
+    limits = _each(target)
+    met = [value <= limit for value, limit in zip(values, limits * len(values))]
+    shown = f"≤ {' / '.join(map(_ratio, limits))}"
     if all(met):
         return [shown, "yes"]
     if not any(met):
@@ -88,8 +89,15 @@ def _judged(target: float | None, values: list[float]) -> list[str]:
     return [shown, "wall only" if met[0] else "CPU only"]
 
 
+def _each(target: float | list[float]) -> list[float]:
+    """One limit for wall and CPU, or one for each."""
+    return target if isinstance(target, list) else [target]
+
+
 def _times(info: Mapping[str, Any], name: str) -> str:
-    return " / ".join(_number(info[f"{name} {clock} ms"]) for clock in _CLOCKS)
+    """Wall and CPU; nothing for what is no matter of time."""
+    times = [info.get(f"{name} {clock} ms") for clock in _CLOCKS]
+    return " / ".join(_number(time) for time in times if time is not None)
 
 
 def _ratio(value: float) -> str:

@@ -6,14 +6,21 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks import show
-from benchmarks.contest import Sample, scaled
+from benchmarks.contest import (
+    Contestant,
+    Sample,
+    note_quickest,
+    note_seconds_over,
+    one_after_the_other,
+    scaled,
+    slower_of,
+)
 
 RACE = {
     "ours wall ms": 10.0,
@@ -79,6 +86,31 @@ def test_a_ratio_whose_cpu_alone_is_within_its_target_is_met_by_half() -> None:
     [row] = rows(**{**RACE, "ours / cmp cpu": 0.001}, targets={"ours / cmp": 0.002})
 
     assert row[-1] == "CPU only"
+
+
+@pytest.mark.parametrize(
+    ("target", "shown", "met"),
+    [
+        ([0.02, 0.02], "≤ 1/50 / 1/50", "yes"),
+        ([0.02, 0.01], "≤ 1/50 / 1/100", "wall only"),
+        ([0.001, 0.02], "≤ 1/1000 / 1/50", "CPU only"),
+        ([0.001, 0.01], "≤ 1/1000 / 1/100", "**no**"),
+    ],
+)
+def test_a_target_may_be_another_one_for_wall_than_for_cpu(target: list[float], shown: str, met: str) -> None:
+    [row] = rows(**RACE, targets={"ours / cmp": target})
+
+    assert row[-2:] == [shown, met]
+
+
+def test_a_figure_of_a_benchmark_without_times_is_a_row_without_them() -> None:
+    assert rows(**{"peak MiB": 80.0}, targets={"peak MiB": 90.0}) == [
+        ["`bench_diff: diff[depth=16]`", "", "", "peak MiB", "80", "", "≤ 90", "yes"]
+    ]
+
+
+def test_a_benchmark_with_neither_times_nor_targets_has_no_row() -> None:
+    assert rows(bytes=4096) == []
 
 
 def test_another_figure_with_a_target_is_a_row_of_its_own() -> None:
@@ -160,7 +192,67 @@ def test_a_run_of_a_benchmark_gives_a_table_with_its_targets(tmp_path: Path) -> 
     assert found[1][4] == "3.14"
 
 
-def test_whoever_does_a_share_is_counted_so_many_times() -> None:
-    contestant: Callable[[], Sample] = scaled(lambda: Sample(0.25, 0.125), 8)
+def plays(*samples: Sample) -> Contestant:
+    """A contestant whose runs take so long, one after the other."""
+    left = list(samples)
+    return lambda: left.pop(0)
 
-    assert contestant() == Sample(2.0, 1.0)
+
+class Fixture:
+    """As much of a benchmark fixture as figures are kept in."""
+
+    def __init__(self) -> None:
+        self.extra_info: dict[str, Any] = {}
+
+
+@pytest.fixture
+def kept() -> Any:
+    return Fixture()
+
+
+RUNS = {
+    "ours": [Sample(1.0, 1.0), Sample(1.5, 1.0)],
+    "slow": [Sample(3.0, 0.5), Sample(4.0, 0.5)],
+    "quick": [Sample(2.0, 4.0), Sample(3.0, 4.0)],
+}
+
+
+def test_the_quickest_of_some_peers_competes_under_a_name_for_all_of_them(kept: Any) -> None:
+    note_quickest(kept, RUNS, "any", ["slow", "quick"], (0.6, 0.7))
+
+    info = kept.extra_info
+    assert info["any"] == "quick"
+    assert [info[f"ours / any {clock}"] for clock in ("wall", "cpu")] == [0.5, 0.25]
+    assert info["targets"] == {"ours / any": (0.6, 0.7)}
+
+
+def test_nobody_is_the_quickest_of_none(kept: Any) -> None:
+    note_quickest(kept, RUNS, "any", [], 1.0)
+
+    assert kept.extra_info == {}
+
+
+def test_seconds_over_a_peer_are_taken_round_by_round(kept: Any) -> None:
+    note_seconds_over(kept, RUNS, "quick", 0.25)
+
+    info = kept.extra_info
+    assert [info[f"seconds over quick {clock}"] for clock in ("wall", "cpu")] == [-1.25, -3.0]
+    assert info["targets"] == {"seconds over quick": 0.25}
+
+
+def test_who_does_two_jobs_side_by_side_takes_as_long_as_the_slower_and_the_cpu_of_both() -> None:
+    contestant = slower_of(plays(Sample(1.0, 0.5)), plays(Sample(3.0, 2.0)))
+
+    assert contestant() == Sample(3.0, 2.5)
+
+
+def test_who_does_jobs_one_after_the_other_takes_the_time_of_all_and_none_for_clearing_up() -> None:
+    cleared = []
+    jobs = [plays(Sample(1.0, 0.5)), plays(Sample(3.0, 2.0)), plays(Sample(2.0, 1.0))]
+
+    assert one_after_the_other(jobs, lambda: cleared.append(1))() == Sample(6.0, 3.5)
+    assert len(cleared) == 2
+
+
+def test_whoever_does_a_share_is_counted_so_many_times() -> None:
+    assert scaled(plays(Sample(0.25, 0.125)), 8)() == Sample(2.0, 1.0)

@@ -21,8 +21,9 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
-from vhdtool.chain.engine import NO_FILE, Engine, descriptors_of, machine_for
+from vhdtool.chain.engine import NO_FILE, ZERO_FILL, Engine, descriptors_of, machine_for
 from vhdtool.chain.reader import require_readable
 from vhdtool.errors import (
     EXIT_INTERRUPTED,
@@ -51,6 +52,9 @@ HOLE_RUN_MIN: Final = 256 << 10
 # What cannot be read is narrowed down to pieces of this size, aligned in the file.
 DAMAGE_GRAIN: Final = 4 << 10
 _SMALL_RUNS_MIN: Final = 4
+# So many voids and data in turn are handed on, however few the data are.
+_SPANS_MAX: Final = 1 << 12
+_NEVER: Final = 1 << 64
 _PROGRESS_SECONDS: Final = 0.1
 _DAMAGED_ENTRY: Final = "the table entry of this range breaks a rule of its format"
 
@@ -207,8 +211,13 @@ class Checkpoints(Protocol):
     @property
     def size(self) -> int: ...
 
-    def due(self, position: int, moved: Moved) -> Callable[[], None] | None:
-        """What is to be called when the first consumer has taken everything up to ``position``, if anything.
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it is time for a note."""
+        ...
+
+    def due(self, position: int, moved: Moved) -> Callable[[], None]:
+        """What is to be called when the first consumer has taken everything up to ``position``.
 
         The sink has it by now.
         """
@@ -275,16 +284,14 @@ class Mover:
         self._pipeline = Pipeline(self._consumers)
         try:
             self._buffer = self._pipeline.acquire(self._reporter.check)
-            self._start = start  # of the buffer, in the disk
             self._filled = 0
-            # Ranges of the buffer that were not read.
-            self._voids: list[Span] = []
-            # Bytes that no consumer knows of yet, and what they are.
-            self._pending, self._pending_kind = 0, ZEROS
+            # What was gathered since the guest byte ``_start``, up to ``_position``.
+            self._spans: list[Span] = []
+            self._start = self._position = start
+            self._edge = self._next_edge()
             for plan in plans:
                 self._execute(plan if isinstance(plan, ReadPlan) else _as_it_is(plan))
             self._flush()
-            self._tell_void()
             self._pipeline.finish(self._reporter.check)
         finally:
             self._pipeline.stop()
@@ -292,10 +299,10 @@ class Mover:
         return self._moved
 
     def _execute(self, plan: ReadPlan) -> None:
-        """Move a plan: stretches of small pieces buffer by buffer, everything else run by run."""
+        """Move a plan: stretches of small runs buffer by buffer, everything else run by run."""
         if not len(plan):
             return
-        expected = np.append(self._start + self._filled, plan.offset[:-1] + plan.length[:-1])
+        expected = np.append(self._position, plan.offset[:-1] + plan.length[:-1])
         if not np.array_equal(plan.offset, expected):
             at = int(expected[np.argmax(plan.offset != expected)])
             raise ValueError(f"the plans do not tile the disk at {at:#x}")
@@ -309,6 +316,8 @@ class Mover:
                     self._move(run)
 
     def _move(self, run: Run) -> None:
+        if len(self._spans) >= _SPANS_MAX:
+            self._flush()
         if run.layer in (ZEROS, UNHELD):
             self._void(run.length, run.layer)
         elif run.layer == DAMAGED:
@@ -321,93 +330,120 @@ class Mover:
                 else:
                     self._void(length, ZEROS)
 
+    # ------------------------------------------------------------ gathering
+
     def _small_runs(self, plan: ReadPlan) -> None:
-        """Runs of which none is looked into for holes, nor is longer than a buffer."""
-        first_edge = -(-(plan.start + 1) // BUFFER_SIZE)
-        edges = np.arange(first_edge, -(-plan.stop // BUFFER_SIZE)) * BUFFER_SIZE
-        # Cut where buffers end.
-        pieces = plan.cut(np.union1d(plan.offset, edges), plan.stop)
+        """Runs of which none is looked into for holes."""
+        cuts = [plan.offset]
+        if self._checkpoints is not None:
+            size = self._checkpoints.size
+            cuts.append(np.arange(self._edge, plan.stop, size))
+        pieces = plan.cut(np.unique(np.concatenate(cuts)), plan.stop) if len(cuts) > 1 else plan
+        # Where buffers are full: as many bytes of the disk before it as there are data.
+        taken = np.where(_is_read(pieces), pieces.length, 0)
+        behind = self._filled + np.cumsum(taken)
+        full = np.arange(BUFFER_SIZE, int(behind[-1]) + 1, BUFFER_SIZE)
+        rows = np.searchsorted(behind, full)
+        cut = pieces.offset[rows] + pieces.length[rows] - (behind[rows] - full)
+        edges = np.unique(np.concatenate((cut, *cuts[1:])))
+        pieces = pieces.cut(np.union1d(pieces.offset, cut[cut < pieces.stop]), pieces.stop)
         begin = 0
-        for end in np.append(np.searchsorted(pieces.offset, edges), len(pieces)).tolist():
-            self._gather(pieces, slice(begin, end))
+        for end in np.append(
+            np.searchsorted(pieces.offset, edges[edges < pieces.stop]), len(pieces)
+        ).tolist():
+            if begin < end:
+                self._gather(pieces, slice(begin, end))
             begin = end
 
     def _gather(self, pieces: ReadPlan, rows: slice) -> None:
-        """Read pieces that lie in one buffer."""
-        first = rows.start
-        while first < rows.stop and not self._filled and pieces.layer[first] < 0:
-            # An empty buffer begins behind them.
-            self._void(int(pieces.length[first]), int(pieces.layer[first]))
-            first += 1
-        rows = slice(first, rows.stop)
+        """Read pieces whose data fit into one buffer; an edge is at most behind the last of them."""
         layers, places, counts = pieces.layer[rows], pieces.file_offset[rows], pieces.length[rows]
-        starts = pieces.offset[rows] - self._start
+        is_read = _is_read(pieces)[rows]
+        ends = np.cumsum(np.where(is_read, counts, 0))
+        if self._filled + int(ends[-1]) > BUFFER_SIZE or len(self._spans) >= _SPANS_MAX:
+            self._flush()
         descriptors = self._descriptors[np.maximum(layers, -1)]
+        descriptors[is_read & (layers == ZEROS)] = ZERO_FILL
+        descriptors[~is_read] = NO_FILE
         out = np.frombuffer(self._buffer.bytes, np.uint8)
         machine = machine_for(self._engine, reads=len(layers))
-        done = machine.read_pieces(descriptors, places, counts, starts, out)
+        done = machine.read_pieces(descriptors, places, counts, self._filled + ends - counts, out)
         columns = (done.tolist(), layers.tolist(), places.tolist(), counts.tolist())
         for is_done, layer, place, count in zip(*columns):
             if is_done:
-                self._filled += count
-                self._moved.read += count
+                self._moved.read += count if layer >= 0 else 0
+                self._take(DATA, count)
             elif layer < 0:
                 self._void(count, layer)
             else:  # no plain file, or reading fails: the source reads it, or says what is to be said
                 self._data(self._sources[layer], place, count)
-        if not self._room():
+        if self._filled == BUFFER_SIZE:
             self._flush()
 
     def _void(self, length: int, kind: int) -> None:
         """Bytes that are not read: zeros, or a gap."""
-        if length <= 0:
+        if kind == ZEROS and length < SMALL_ZEROS and self._filled + length < BUFFER_SIZE:
+            self._buffer.view[self._filled : self._filled + length] = ZERO_PIECE[:length]
+            self._take(DATA, length)
             return
-        if self._filled and length < self._room():
-            if kind == ZEROS and length < SMALL_ZEROS:
-                self._buffer.view[self._filled : self._filled + length] = ZERO_PIECE[:length]
-            else:
-                self._voids.append(Span(self._filled, self._filled + length, kind))
-            self._filled += length
-            return
-        self._flush()
-        if self._checkpoints is not None:
-            # The last place inside where a job could go on is not to be passed by.
-            edge = (self._start + length) // self._checkpoints.size * self._checkpoints.size
-            if self._start < edge < self._start + length:
-                self._put_void(Span(0, edge - self._start, kind))
-                length -= edge - self._start
-                self._advance(edge - self._start)
-        self._put_void(Span(0, length, kind))
-        self._advance(length)
+        stop = self._position + length
+        if stop > self._edge:
+            # Of all edges inside the last one: how many there are must cost nothing.
+            assert self._checkpoints is not None
+            self._edge = stop // self._checkpoints.size * self._checkpoints.size
+            self._take(kind, self._edge - self._position)
+        if self._position < stop:
+            self._take(kind, stop - self._position)
+        if length >= BUFFER_SIZE:
+            self._reporter.update(self._moved.read, self._position)
 
     def _data(self, source: ByteSource, file_offset: int, length: int) -> None:
         while length:
-            count = min(length, self._room())
+            count = min(length, BUFFER_SIZE - self._filled, self._edge - self._position)
             view = self._buffer.view[self._filled : self._filled + count]
             try:
                 source.read_into(file_offset, view, field="payload")
             except (ReadError, CorruptError) as error:
                 self._rescue(source, file_offset, view, error)
-            self._filled += count
             self._moved.read += count
             file_offset += count
             length -= count
-            if not self._room():
+            self._take(DATA, count)
+            if self._filled == BUFFER_SIZE:
                 self._flush()
 
-    def _room(self) -> int:
-        """Bytes that still fit: buffers end at multiples of their size in the disk."""
-        return BUFFER_SIZE - self._start % BUFFER_SIZE - self._filled
+    def _take(self, kind: int, length: int) -> None:
+        """The next bytes of the disk; data stand in the buffer behind what is there."""
+        add_span(self._spans, kind, length, self._filled)
+        if kind == DATA:
+            self._filled += length
+        self._position += length
+        assert self._position <= self._edge
+        if self._position == self._edge:
+            self._at_edge()
+
+    # ------------------------------------------------------------ handing on
+
+    def _next_edge(self) -> int:
+        """Where a checkpoint can be, behind ``_position``."""
+        if self._checkpoints is None:
+            return _NEVER
+        size = self._checkpoints.size
+        return (self._position // size + 1) * size
+
+    def _at_edge(self) -> None:
+        """Note how far the job is, if it is time to."""
+        self._edge = self._next_edge()
+        if self._checkpoints is not None and self._checkpoints.is_waiting:
+            self._flush()
+            self._pipeline.call(self._checkpoints.due(self._position, self._moved))
 
     def _flush(self) -> None:
-        """Hand on what is in the buffer."""
-        if not self._filled:
+        """Hand on what was gathered."""
+        if not self._spans:
             return
-        spans = self._spans()
-        if len(spans) == 1 and spans[0].kind != DATA:
-            self._put_void(spans[0])
-        elif self._consumers:
-            self._tell_void()
+        spans = self._detected()
+        if self._consumers:
             buffer = self._buffer
             self._pipeline.submit(buffer, spans)
             try:
@@ -417,60 +453,37 @@ class Mover:
             self._buffer = self._pipeline.acquire(self._reporter.check)
         else:
             self._write(self._buffer, spans)
-        length, self._filled = self._filled, 0
-        self._voids.clear()
-        self._advance(length)
+        self._spans.clear()
+        self._filled = 0
+        self._start = self._position
+        self._reporter.update(self._moved.read, self._position)
 
-    def _advance(self, length: int) -> None:
-        """The next ``length`` bytes are settled, and the buffer is empty."""
-        self._start += length
-        if self._checkpoints is not None and self._start % self._checkpoints.size == 0:
-            call = self._checkpoints.due(self._start, self._moved)
-            if call is not None:
-                self._tell_void()
-                self._pipeline.call(call)
-        self._reporter.update(self._moved.read, self._start)
-
-    def _spans(self) -> list[Span]:
-        """What the buffer holds, in order; neighbours differ in kind."""
+    def _detected(self) -> list[Span]:
+        """What was gathered, with zeros among the data found."""
+        if not self._zero_detect:
+            return list(self._spans)
         spans: list[Span] = []
-        position = 0
-        for void in (*self._voids, Span(self._filled, self._filled, DATA)):
-            if position < void.start:
-                if self._zero_detect:
-                    zero_spans(self._buffer.bytes, self._start, position, void.start, spans)
-                else:
-                    add_span(spans, position, void.start, DATA)
-            if void.start < void.stop:
-                add_span(spans, void.start, void.stop, void.kind)
-            position = void.stop
+        position = self._start
+        for kind, length, at in self._spans:
+            if kind == DATA:
+                zero_spans(self._buffer.bytes, position, at, at + length, spans)
+            else:
+                add_span(spans, kind, length, at)
+            position += length
         return spans
 
-    def _put_void(self, void: Span) -> None:
-        """A void for the sink at once, for the consumers when something else comes."""
-        length = void.stop - void.start
-        if void.kind == ZEROS and self._sink is not None:
-            self._sink.zeros(self._start + void.start, length)
-        if void.kind != self._pending_kind:
-            self._tell_void()
-            self._pending_kind = void.kind
-        self._pending += length
-
-    def _tell_void(self) -> None:
-        if self._pending_kind == ZEROS:
-            self._pipeline.zeros(self._pending)
-        else:
-            self._pipeline.gap(self._pending)
-        self._pending = 0
-
     def _write(self, buffer: Buffer, spans: Sequence[Span]) -> None:
-        for span in spans:
-            if span.kind == DATA:
+        position = self._start
+        for kind, length, at in spans:
+            if kind == DATA:
                 if self._sink is not None:
-                    self._sink.write_at(self._start + span.start, buffer.view[span.start : span.stop])
-                self._moved.written += span.stop - span.start
-            elif span.kind == ZEROS and self._sink is not None:
-                self._sink.zeros(self._start + span.start, span.stop - span.start)
+                    self._sink.write_at(position, buffer.view[at : at + length])
+                self._moved.written += length
+            elif kind == ZEROS and self._sink is not None:
+                self._sink.zeros(position, length)
+            position += length
+
+    # ------------------------------------------------------------ damage
 
     def _damaged_run(self, run: Run) -> None:
         if self._damage is None:
@@ -483,7 +496,7 @@ class Mover:
         self, source: ByteSource, file_offset: int, view: memoryview, error: ReadError | CorruptError
     ) -> None:
         """Read what can be read of ``view``'s range, piece by piece; the rest becomes zeros."""
-        guest = self._start + self._filled
+        guest = self._position
         if self._damage is None:
             raise with_guest_range(error, guest, len(view)) from error
         done = 0
@@ -532,10 +545,15 @@ def _as_it_is(runs: Iterable[Run]) -> ReadPlan:
     return ReadPlan(table[:, 0], table[:, 1], table[:, 2].astype(np.int16), table[:, 3])
 
 
+def _is_read(plan: ReadPlan) -> npt.NDArray[np.bool_]:
+    """bool[n], which runs take up room in a buffer: data, and zeros so few that they go along."""
+    is_read: npt.NDArray[np.bool_] = (plan.layer >= 0) | ((plan.layer == ZEROS) & (plan.length < SMALL_ZEROS))
+    return is_read
+
+
 def _stretches(plan: ReadPlan) -> Iterator[tuple[int, int, bool]]:
     """Rows of ``plan`` as (first, last, are small): neighbours of one kind together."""
-    is_small = np.where(plan.layer >= 0, plan.length < HOLE_RUN_MIN, plan.length < BUFFER_SIZE)
-    is_small &= plan.layer != DAMAGED
+    is_small = np.where(plan.layer >= 0, plan.length < HOLE_RUN_MIN, plan.layer != DAMAGED)
     edges = [0, *(np.flatnonzero(np.diff(is_small)) + 1).tolist(), len(plan)]
     for first, last in pairwise(edges):
         # A few small ones among large ones are not worth arrays.
@@ -565,30 +583,32 @@ def zero_spans(data: bytearray, guest: int, start: int, stop: int, spans: list[S
     """Append bytes ``[start, stop)`` of ``data`` to ``spans``, as zeros and as data.
 
     Args:
-        guest: the disk's offset of ``data``'s first byte; cells are aligned in the disk.
+        guest: the disk's offset of the first of them; cells are aligned in the disk.
     """
     position = begin = start
+    shift = guest - start
     kind = DATA
     while position < stop:
-        end = min(stop, position + CELL_SIZE - (guest + position) % CELL_SIZE)
+        end = min(stop, position + CELL_SIZE - (shift + position) % CELL_SIZE)
         count = end - position
         zeros = _ZERO_CELL if count == CELL_SIZE else _ZERO_CELL[:count]
         # startswith compares in place and stops at the first difference.
         found = ZEROS if data.startswith(zeros, position) else DATA
         if found != kind:
             if begin < position:
-                add_span(spans, begin, position, kind)
+                add_span(spans, kind, position - begin, begin)
             begin, kind = position, found
         position = end
     if begin < stop:
-        add_span(spans, begin, stop, kind)
+        add_span(spans, kind, stop - begin, begin)
 
 
-def add_span(spans: list[Span], start: int, stop: int, kind: int) -> None:
-    """Append a span that begins where the last one ends; one of the same kind makes that longer."""
+def add_span(spans: list[Span], kind: int, length: int, at: int) -> None:
+    """Append a span; one of the same kind as the last makes that longer."""
     if spans and spans[-1].kind == kind:
-        start = spans.pop().start
-    spans.append(Span(start, stop, kind))
+        last = spans.pop()
+        length, at = last.length + length, last.at
+    spans.append(Span(kind, length, at))
 
 
 _ZERO_CELL: Final = bytes(CELL_SIZE)

@@ -16,7 +16,7 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from vhdtool.model.state import ZEROS
 
@@ -50,13 +50,16 @@ class Consumer(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
-    """Bytes [start, stop) of a buffer: ``DATA``, or ``ZEROS`` or ``UNHELD`` that nobody put there."""
+class Span(NamedTuple):
+    """The next ``length`` bytes of a disk.
 
-    start: int
-    stop: int
+    ``kind`` is ``DATA``, which stand in the buffer from byte ``at`` on; or ``ZEROS`` or ``UNHELD``, which
+    take no place there.
+    """
+
     kind: int
+    length: int
+    at: int
 
 
 @dataclass(slots=True, eq=False)
@@ -71,22 +74,15 @@ class Buffer:
         self.view = memoryview(self.bytes)
 
 
-@dataclass(frozen=True, slots=True)
-class _Gap:
-    """``length`` bytes that nobody is given."""
-
-    length: int
-
-
-# Data, zeros, a gap, something to be done, the end.
-_Item = tuple[Buffer, Sequence[Span]] | int | _Gap | Callable[[], None] | None
+# Bytes of the disk, something to be done, the end.
+_Item = tuple[Buffer, Sequence[Span]] | Callable[[], None] | None
 
 
 class Pipeline:
     """A pool of buffers and a thread for each consumer.
 
-    Use as: ``acquire``, ``submit`` and ``release`` for data, ``zeros`` between them, ``finish`` at the end;
-    ``stop`` when something went wrong (harmless after ``finish``).
+    Use as: ``acquire``, ``submit`` and ``release``, ``finish`` at the end; ``stop`` when something went wrong
+    (harmless after ``finish``).
     """
 
     def __init__(self, consumers: Sequence[Consumer]) -> None:
@@ -123,18 +119,6 @@ class Pipeline:
             free = buffer.users == 0
         if free:
             self._free.put(buffer)
-
-    def zeros(self, length: int) -> None:
-        """The next ``length`` bytes of the disk are zeros."""
-        if length:
-            for worker in self._workers:
-                worker.inbox.put(length)
-
-    def gap(self, length: int) -> None:
-        """The next ``length`` bytes of the disk are left to a parent."""
-        if length:
-            for worker in self._workers:
-                worker.inbox.put(_Gap(length))
 
     def call(self, function: Callable[[], None]) -> None:
         """Call ``function`` in the first consumer's thread when that has taken all that came before."""
@@ -195,21 +179,20 @@ class _Worker:
     def _feed(self, item: _Item) -> None:
         if item is None:
             self._consumer.finish()
-        elif isinstance(item, _Gap):
-            self._consumer.gap(item.length)
         elif callable(item):
             item()
-        elif isinstance(item, int):
-            while item and not self._stopping.is_set():
-                count = min(item, _ZEROS_AT_ONCE)
-                self._consumer.zeros(count)
-                item -= count
         else:
             buffer, spans = item
-            for span in spans:
-                if span.kind == DATA:
-                    self._consumer.data(buffer.view[span.start : span.stop])
-                elif span.kind == ZEROS:
-                    self._consumer.zeros(span.stop - span.start)
+            for kind, length, at in spans:
+                if kind == DATA:
+                    self._consumer.data(buffer.view[at : at + length])
+                elif kind == ZEROS:
+                    self._zeros(length)
                 else:
-                    self._consumer.gap(span.stop - span.start)
+                    self._consumer.gap(length)
+
+    def _zeros(self, length: int) -> None:
+        while length and not self._stopping.is_set():
+            count = min(length, _ZEROS_AT_ONCE)
+            self._consumer.zeros(count)
+            length -= count

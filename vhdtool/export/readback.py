@@ -60,6 +60,11 @@ class Sample:
     of: int
 
 
+def new_seed() -> int:
+    """For a sample that nobody could foresee."""
+    return random.SystemRandom().getrandbits(32)
+
+
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
     """What reading back found.  Picklable.  Sizes and offsets are bytes.
@@ -391,11 +396,11 @@ def _feed(consumers: Sequence[Consumer], buffer: bytearray, start: int, count: i
     zero_spans(buffer, start, 0, count, spans)
     with memoryview(buffer) as view:
         for consumer in consumers:
-            for span in spans:
-                if span.kind == ZEROS:
-                    consumer.zeros(span.stop - span.start)
+            for kind, length, at in spans:
+                if kind == ZEROS:
+                    consumer.zeros(length)
                 else:
-                    with view[span.start : span.stop] as part:
+                    with view[at : at + length] as part:
                         consumer.data(part)
     del buffer[:count]
     return count

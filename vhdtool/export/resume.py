@@ -97,10 +97,13 @@ class Notes:
         """Checkpoints are at multiples of so many bytes."""
         return self._container.checkpoint_size
 
-    def due(self, position: int, moved: Moved) -> Callable[[], None] | None:
-        """The writing of a checkpoint at ``position``, when it is time for one."""
-        if self._clock() < self._next:
-            return None
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it is time for a checkpoint."""
+        return self._clock() >= self._next
+
+    def due(self, position: int, moved: Moved) -> Callable[[], None]:
+        """The writing of a checkpoint at ``position``."""
         self._next = self._clock() + self._seconds
         checkpoint = Checkpoint(
             position,
