@@ -54,6 +54,8 @@ DAMAGE_GRAIN: Final = 4 << 10
 _SMALL_RUNS_MIN: Final = 4
 # So many voids and data in turn are handed on, however few the data are.
 _SPANS_MAX: Final = 1 << 12
+# So many small runs are moved before it is asked whether it is time to note how far the job is.
+_LAP: Final = 1 << 12
 _NEVER: Final = 1 << 64
 _PROGRESS_SECONDS: Final = 0.1
 _DAMAGED_ENTRY: Final = "the table entry of this range breaks a rule of its format"
@@ -307,8 +309,7 @@ class Mover:
             at = int(expected[np.argmax(plan.offset != expected)])
             raise ValueError(f"the plans do not tile the disk at {at:#x}")
         for first, last, is_small in _stretches(plan):
-            rows = slice(first, last)
-            part = ReadPlan(plan.offset[rows], plan.length[rows], plan.layer[rows], plan.file_offset[rows])
+            part = _rows(plan, first, last)
             if is_small:
                 self._small_runs(part)
             else:
@@ -334,29 +335,29 @@ class Mover:
 
     def _small_runs(self, plan: ReadPlan) -> None:
         """Runs of which none is looked into for holes."""
-        cuts = [plan.offset]
-        if self._checkpoints is not None:
-            size = self._checkpoints.size
-            cuts.append(np.arange(self._edge, plan.stop, size))
-        pieces = plan.cut(np.unique(np.concatenate(cuts)), plan.stop) if len(cuts) > 1 else plan
-        # Where buffers are full: as many bytes of the disk before it as there are data.
-        taken = np.where(_is_read(pieces), pieces.length, 0)
-        behind = self._filled + np.cumsum(taken)
+        while len(plan):
+            if self._edge <= plan.stop and self._is_waiting():
+                lap, plan = plan.clipped(plan.start, self._edge), plan.clipped(self._edge, plan.stop)
+            else:
+                lap, plan = _rows(plan, 0, _LAP), _rows(plan, _LAP, len(plan))
+            self._lap(lap)
+            self._note()
+
+    def _lap(self, plan: ReadPlan) -> None:
+        """Cut a plan where buffers will be full, and fill them."""
+        behind = self._filled + np.cumsum(np.where(_is_read(plan), plan.length, 0))
         full = np.arange(BUFFER_SIZE, int(behind[-1]) + 1, BUFFER_SIZE)
         rows = np.searchsorted(behind, full)
-        cut = pieces.offset[rows] + pieces.length[rows] - (behind[rows] - full)
-        edges = np.unique(np.concatenate((cut, *cuts[1:])))
-        pieces = pieces.cut(np.union1d(pieces.offset, cut[cut < pieces.stop]), pieces.stop)
+        cuts = plan.offset[rows] + plan.length[rows] - (behind[rows] - full)
+        cuts = cuts[cuts < plan.stop]
+        pieces = plan.cut(np.union1d(plan.offset, cuts), plan.stop)
         begin = 0
-        for end in np.append(
-            np.searchsorted(pieces.offset, edges[edges < pieces.stop]), len(pieces)
-        ).tolist():
-            if begin < end:
-                self._gather(pieces, slice(begin, end))
+        for end in [*np.searchsorted(pieces.offset, cuts).tolist(), len(pieces)]:
+            self._gather(pieces, slice(begin, end))
             begin = end
 
     def _gather(self, pieces: ReadPlan, rows: slice) -> None:
-        """Read pieces whose data fit into one buffer; an edge is at most behind the last of them."""
+        """Read pieces whose data fit into one buffer."""
         layers, places, counts = pieces.layer[rows], pieces.file_offset[rows], pieces.length[rows]
         is_read = _is_read(pieces)[rows]
         ends = np.cumsum(np.where(is_read, counts, 0))
@@ -374,9 +375,9 @@ class Mover:
                 self._moved.read += count if layer >= 0 else 0
                 self._take(DATA, count)
             elif layer < 0:
-                self._void(count, layer)
+                self._take(layer, count)
             else:  # no plain file, or reading fails: the source reads it, or says what is to be said
-                self._data(self._sources[layer], place, count)
+                self._fill(self._sources[layer], place, count)
         if self._filled == BUFFER_SIZE:
             self._flush()
 
@@ -387,11 +388,11 @@ class Mover:
             self._take(DATA, length)
             return
         stop = self._position + length
-        if stop > self._edge:
+        if self._edge <= stop and self._is_waiting():
             # Of all edges inside the last one: how many there are must cost nothing.
             assert self._checkpoints is not None
-            self._edge = stop // self._checkpoints.size * self._checkpoints.size
-            self._take(kind, self._edge - self._position)
+            self._take(kind, stop // self._checkpoints.size * self._checkpoints.size - self._position)
+            self._note()
         if self._position < stop:
             self._take(kind, stop - self._position)
         if length >= BUFFER_SIZE:
@@ -400,17 +401,22 @@ class Mover:
     def _data(self, source: ByteSource, file_offset: int, length: int) -> None:
         while length:
             count = min(length, BUFFER_SIZE - self._filled, self._edge - self._position)
-            view = self._buffer.view[self._filled : self._filled + count]
-            try:
-                source.read_into(file_offset, view, field="payload")
-            except (ReadError, CorruptError) as error:
-                self._rescue(source, file_offset, view, error)
-            self._moved.read += count
+            self._fill(source, file_offset, count)
             file_offset += count
             length -= count
-            self._take(DATA, count)
             if self._filled == BUFFER_SIZE:
                 self._flush()
+            self._note()
+
+    def _fill(self, source: ByteSource, file_offset: int, length: int) -> None:
+        """Read bytes that fit into the buffer."""
+        view = self._buffer.view[self._filled : self._filled + length]
+        try:
+            source.read_into(file_offset, view, field="payload")
+        except (ReadError, CorruptError) as error:
+            self._rescue(source, file_offset, view, error)
+        self._moved.read += length
+        self._take(DATA, length)
 
     def _take(self, kind: int, length: int) -> None:
         """The next bytes of the disk; data stand in the buffer behind what is there."""
@@ -418,9 +424,8 @@ class Mover:
         if kind == DATA:
             self._filled += length
         self._position += length
-        assert self._position <= self._edge
-        if self._position == self._edge:
-            self._at_edge()
+        if self._position >= self._edge:
+            self._edge = self._next_edge()
 
     # ------------------------------------------------------------ handing on
 
@@ -431,10 +436,14 @@ class Mover:
         size = self._checkpoints.size
         return (self._position // size + 1) * size
 
-    def _at_edge(self) -> None:
-        """Note how far the job is, if it is time to."""
-        self._edge = self._next_edge()
-        if self._checkpoints is not None and self._checkpoints.is_waiting:
+    def _is_waiting(self) -> bool:
+        return self._checkpoints is not None and self._checkpoints.is_waiting
+
+    def _note(self) -> None:
+        """Note how far the job is, if it can go on from here and it is time to."""
+        if self._checkpoints is None or self._position % self._checkpoints.size:
+            return
+        if self._position and self._checkpoints.is_waiting:
             self._flush()
             self._pipeline.call(self._checkpoints.due(self._position, self._moved))
 
@@ -543,6 +552,12 @@ def _as_it_is(runs: Iterable[Run]) -> ReadPlan:
     """A plan of these runs, none of them merged with its neighbour."""
     table = np.array(list(runs), np.int64).reshape(-1, 4)
     return ReadPlan(table[:, 0], table[:, 1], table[:, 2].astype(np.int16), table[:, 3])
+
+
+def _rows(plan: ReadPlan, first: int, last: int) -> ReadPlan:
+    """Runs ``[first, last)`` of ``plan``."""
+    rows = slice(first, last)
+    return ReadPlan(plan.offset[rows], plan.length[rows], plan.layer[rows], plan.file_offset[rows])
 
 
 def _is_read(plan: ReadPlan) -> npt.NDArray[np.bool_]:
