@@ -12,6 +12,7 @@ from vhdtool.cli.exporting import export_options, open_to_export, say_what_was_d
 from vhdtool.cli.options import FILE, Access, chain_options, json_option
 from vhdtool.cli.output import require_stdout
 from vhdtool.cli.progress import progress_bar
+from vhdtool.errors import printable
 
 if TYPE_CHECKING:
     from vhdtool.cli.progress import ProgressMode
@@ -37,13 +38,15 @@ if TYPE_CHECKING:
 )
 @click.option("--manifest", type=FILE, help="Where the manifest goes; TARGET.manifest.json without it.")
 @click.option(
-    "--all", "all_points", is_flag=True, help="LEAF is a folder: every point in time in it, to a folder."
+    "--all",
+    "all_points",
+    is_flag=True,
+    help="LEAF is a folder: every point in time in it, to the folder TARGET.",
 )
 @click.option(
     "--layout",
     type=click.Choice(["increments", "images"]),
-    default="increments",
-    show_default=True,
+    show_default="increments",
     help="With --all: differencing images, or raw ones that share storage where the file system can.",
 )
 @export_options
@@ -54,7 +57,7 @@ def command(
     target: str,
     manifest: Path | None,
     all_points: bool,
-    layout: Literal["increments", "images"],
+    layout: Literal["increments", "images"] | None,
     options: ExportOptions,
     progress_mode: ProgressMode,
     access: Access,
@@ -65,6 +68,9 @@ def command(
 
     TARGET appears under its name when it is whole, and its manifest beside it.  Zeros take no space.  With -
     for TARGET the disk goes to stdout, and the digests to stderr.
+
+    With --base only what differs from another point in time is written, as a differencing image.  With --all
+    LEAF is a folder, and every point in time below it goes to the folder TARGET.
     """
     if manifest is not None:
         if options.manifest is False:
@@ -76,6 +82,8 @@ def command(
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     if all_points:
+        if leaf.is_file():
+            raise click.UsageError(f"--all takes a folder, and {printable(str(leaf))} is a file")
         from vhdtool.cli.sets import run_all
 
         folders, destination = [leaf], Path(target)
@@ -84,12 +92,16 @@ def command(
                 folders,
                 destination,
                 options,
-                layout=layout,
+                layout=layout or "increments",
                 access=access,
                 progress_mode=progress_mode,
                 as_json=as_json,
             )
         )
+    if layout is not None:
+        raise click.UsageError("--layout goes with --all")
+    if leaf.is_dir():
+        raise click.UsageError(f"{printable(str(leaf))} is a folder: --all exports every point in time in it")
     if as_json:
         raise click.UsageError("--json goes with --all; what is known of one export stands in its manifest")
     from vhdtool.export.job import export_chain

@@ -24,7 +24,7 @@ from vhdtool.cli.options import (
     progress_option,
 )
 from vhdtool.cli.output import print_file_names, print_warnings
-from vhdtool.errors import SourceChangedError, SourceGoneError, TargetError
+from vhdtool.errors import SourceChangedError, SourceGoneError, TargetError, TargetExistsError
 
 if TYPE_CHECKING:
     from vhdtool.chain.chain import Chain
@@ -38,14 +38,19 @@ _OPTIONS: Final = (
     click.option(
         "--format",
         type=click.Choice(["raw", "vhd", "vhdx", "raw.zst", "e01"]),
-        help="Of the target; without it what the target's name claims, else raw.",
+        help="Of the target; without it what its name claims, else raw (merge: as LEAF).",
     ),
     click.option(
         "--subformat",
         type=click.Choice(["fixed", "dynamic"]),
         help="Of a VHD or VHDX; dynamic without it.",
     ),
-    click.option("--block-size", type=SIZE, metavar="SIZE", help="Of a VHD or VHDX; without it as Windows."),
+    click.option(
+        "--block-size",
+        type=SIZE,
+        metavar="SIZE",
+        help="Of a VHD or VHDX; without it as Windows (merge: as LEAF).",
+    ),
     click.option(
         "--logical-sector-size",
         type=SIZE,
@@ -170,15 +175,22 @@ def saying_how_to_resume(target: str) -> Iterator[None]:
     except Exception as error:
         # The journal that is there can be another job's, or of files that are not what they were.
         is_lost = isinstance(error, (TargetError, SourceChangedError))
-        if (not is_lost or isinstance(error, SourceGoneError)) and _can_resume(target):
+        is_kept = isinstance(error, (TargetExistsError, SourceGoneError)) and not Path(target).is_dir()
+        if (is_kept or not is_lost) and _can_resume(target):
             say("what was done is kept: once the cause is gone, the same command with --resume goes on")
         raise
 
 
 def _can_resume(target: str) -> bool:
+    from vhdtool.export.manifest import SUFFIX
     from vhdtool.export.target import journal_path
 
-    return target != "-" and journal_path(Path(os.path.realpath(target))).is_file()
+    if target == "-":
+        return False
+    path = Path(os.path.realpath(target))
+    if path.is_dir():  # of a set, images that are whole are kept
+        return any(path.glob(f"*{SUFFIX}")) or any(path.glob(journal_path(path / "*").name))
+    return journal_path(path).is_file()
 
 
 def say_what_was_done(report: ExportReport, target: str) -> None:

@@ -16,3 +16,8 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.stderr.write("error: stopped by the user\n")
         sys.exit(130)
+    finally:
+        # A KeyboardInterrupt that leaves text run by exec(), as when an import makes a dataclass, is kept in
+        # mind by CPython whoever handles it, and the process ends by SIGINT instead of with its exit code.
+        # The next such text clears that.
+        exec("")

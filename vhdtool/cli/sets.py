@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from vhdtool.cli.exporting import saying_how_to_resume
 from vhdtool.cli.faults import say
 from vhdtool.cli.options import Access
 from vhdtool.cli.output import paint, print_json, print_text, print_warnings
@@ -43,7 +44,7 @@ def run_all(
             "--search and --allow-mismatch do not go with --all: name the folders themselves"
         )
     try:
-        with progress_bar("export", progress_mode) as progress:
+        with saying_how_to_resume(str(destination)), progress_bar("export", progress_mode) as progress:
             report = export_all(
                 folders,
                 destination,
@@ -55,7 +56,8 @@ def run_all(
                 progress=progress,
             )
     except ValueError as error:
-        raise click.UsageError(str(error)) from error
+        # The library calls options by the names that they have there.
+        raise click.UsageError(str(error).replace("_", "-")) from error
     reasons = {skipped.reason for skipped in report.skipped}
     print_warnings(finding for finding in report.findings if str(finding) not in reasons)
     for line in (*skipped_lines(report), *damaged_points(report), *report.notes):

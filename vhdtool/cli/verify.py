@@ -92,6 +92,8 @@ def command(
                 as_json=as_json,
             )
         )
+    if target.is_dir():
+        raise click.UsageError(f"{printable(str(target))} is a folder: --set verifies a set of exports")
     if against is not None:
         for name, value in (("--manifest", manifest), ("--key", key), ("--sample", sample)):
             if value is not None:
@@ -99,9 +101,12 @@ def command(
         ctx.exit(_verify_against(target, against, raw, access, limits, progress_mode, as_json))
     if raw:
         raise click.UsageError("--raw goes with --against; the manifest says what TARGET is")
+    from vhdtool.export.manifest import SUFFIX
     from vhdtool.export.verify import verify_image
     from vhdtool.report.ranges import verify_json, verify_text
 
+    if manifest is None and target.name.endswith(SUFFIX):
+        raise click.UsageError(f"{printable(str(target))} is a manifest: name the image that it belongs to")
     access.require_folders()
     with progress_bar("verify", progress_mode) as progress:
         report = verify_image(

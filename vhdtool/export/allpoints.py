@@ -39,6 +39,7 @@ from vhdtool.errors import (
     InputError,
     SourceChangedError,
     TargetError,
+    TargetExistsError,
     VhdtoolError,
     printable,
 )
@@ -357,7 +358,7 @@ class _SetExport:
         if not again:
             for point in self._plan.points:
                 for name in (point.name, manifest_path(Path(point.name)).name):
-                    require_usable(self._destination / name, force=False, inputs=self._inputs)
+                    self._require_free(self._destination / name)
         with TargetFile(
             path, force=again, inputs=self._inputs, mode=mode_like(self._inputs), sync=options.sync
         ) as target:
@@ -374,6 +375,12 @@ class _SetExport:
                 raise
             target.publish()
         return report
+
+    def _require_free(self, path: Path) -> None:
+        try:
+            require_usable(path, force=False, inputs=self._inputs)
+        except TargetExistsError as error:
+            raise TargetExistsError(f"{error}, --resume keeps what is right of a set") from error
 
     def _export_points(self) -> None:
         try:

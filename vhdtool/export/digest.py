@@ -240,7 +240,10 @@ def _new_digest(name: str) -> _Hash:
         try:
             digest: _Hash = import_module("blake3").blake3()
         except ImportError as error:
-            raise MissingPackageError("the digest blake3 needs the package blake3") from error
+            raise MissingPackageError(
+                "the digest blake3 needs the package blake3 (the extra 'fast-hash':"
+                " pip install 'vhdtool[fast-hash]')"
+            ) from error
         return digest
     # Digests of evidence, not of secrets: md5 and sha1 are what others quote.
     return hashlib.new(name, usedforsecurity=False)

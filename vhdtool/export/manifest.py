@@ -563,4 +563,6 @@ def _open(path: Path) -> FileSource:
     try:
         return FileSource(path)
     except (FileMissingError, CorruptError) as error:  # nothing, or no regular file
-        raise FileMissingError(f"no such manifest: {printable(str(path))}") from error
+        raise FileMissingError(
+            f"no such manifest: {printable(str(path))} (--manifest names one elsewhere, --against needs none)"
+        ) from error

@@ -131,9 +131,11 @@ class ExportOptions:
             if self.damaged == "zero":
                 raise ValueError("an increment holds no damaged ranges")
             if self.subformat is not None or self.azure:
-                raise ValueError("an increment is a differencing image")
+                raise ValueError("an increment is a differencing image, never fixed, dynamic or for Azure")
+            if self.format not in (None, "vhd", "vhdx"):
+                raise ValueError(f"an increment is a VHD or a VHDX, as its base is, never {self.format}")
         elif self.compare_content:
-            raise ValueError("there is nothing to compare with but a base")
+            raise ValueError("without a base there is nothing to compare the content with")
 
     def job_document(self) -> dict[str, Any]:
         """What decides about the target's bytes: who goes on with a job must want the same."""

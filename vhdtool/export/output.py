@@ -24,6 +24,7 @@ from vhdtool.errors import (
     SourceChangedError,
     SourceGoneError,
     TargetError,
+    TargetExistsError,
     VhdtoolError,
     printable,
 )
@@ -45,6 +46,7 @@ from vhdtool.export.target import (
 )
 from vhdtool.export.watch import SourceWatch
 from vhdtool.formats.registry import open_image
+from vhdtool.model.identity import DiskType
 from vhdtool.source import FileSource
 
 if TYPE_CHECKING:
@@ -287,6 +289,7 @@ class Output:
     def _open(self, job: Mapping[str, Any], layers: Sequence[Mapping[str, Any]]) -> Target:
         place = self._place
         if place.target == STDOUT:
+            _require_stream(self.shape)
             target: Target = self._stack.enter_context(StdoutTarget(inputs=self._inputs, check=self._check))
         elif self.shape.format is TargetFormat.E01:
             target = self._open_e01()
@@ -454,12 +457,27 @@ def _changed(now: Sequence[Mapping[str, Any]], then: Sequence[Mapping[str, Any]]
 
 def _can_go_on(error: BaseException) -> bool:
     """Whether what stopped a job leaves something that is worth going on with."""
-    if isinstance(error, SourceGoneError):  # with its file system, and may come back as it was
+    # What is gone with its file system may come back as it was; what stands in the way may be removed.
+    if isinstance(error, (SourceGoneError, TargetExistsError)):
         return True
     if isinstance(error, (SourceChangedError, TargetError)):
         return False
     # Stopped by the user is no Exception.
     return isinstance(error, (ExportError, ReadError)) or not isinstance(error, VhdtoolError)
+
+
+def _require_stream(shape: Shape) -> None:
+    """Refuse what is not written from its beginning to its end.
+
+    Raises:
+        TargetError: tables stand in front of what they are about, or another program writes it.
+    """
+    is_in_order = shape.format in (TargetFormat.RAW, TargetFormat.RAW_ZST)
+    if not is_in_order and (shape.format, shape.type) != (TargetFormat.VHD, DiskType.FIXED):
+        raise TargetError(
+            f"a {shape.type} {str(shape.format).upper()} cannot be written to standard output,"
+            " which is written in order: raw, raw.zst and a fixed VHD can"
+        )
 
 
 def _name_key(path: Path) -> str:

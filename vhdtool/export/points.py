@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -102,7 +102,8 @@ def plan_points(tree: SnapshotTree, folders: Sequence[Path], wanted: TargetForma
         wanted: the format of all exports; None takes that of each tree's root.
     """
     sound: list[tuple[TreeNode, TargetFormat]] = []
-    skipped: list[Skipped] = []
+    # In front: they may be the reason for others.
+    skipped = list(_no_images(tree))
     for root in tree.roots:
         kind = wanted or TargetFormat(root.format)
         pending: list[tuple[TreeNode, Skipped | None]] = [(root, None)]
@@ -117,6 +118,15 @@ def plan_points(tree: SnapshotTree, folders: Sequence[Path], wanted: TargetForma
     names = _names([(node.path, kind) for node, kind in sound], folders)
     points = (Point(node, kind, names[node.path], tree.chain_paths(node.path)) for node, kind in sound)
     return Plan(tuple(points), tuple(skipped))
+
+
+def _no_images(tree: SnapshotTree) -> Iterator[Skipped]:
+    """Files and folders of which the tree has no image, although there is or should be one."""
+    images = {str(node.path) for node in tree.images}
+    for finding in tree.findings:
+        is_lost = finding.severity is Severity.ERROR or finding.code == "tree.stranger"
+        if is_lost and finding.location.file not in images:
+            yield Skipped.because(Path(finding.location.file), finding)
 
 
 def _fault(node: TreeNode) -> Skipped | None:

@@ -74,8 +74,16 @@ _SUFFIXES: Final = {
     ".vud": TargetFormat.VHD,
     ".vhdx": TargetFormat.VHDX,
     ".avhdx": TargetFormat.VHDX,
+    ".raw": TargetFormat.RAW,
 }
 _PACKED_SUFFIXES: Final = {".zst": TargetFormat.RAW_ZST, ".e01": TargetFormat.E01}
+# Who gives one of these names does not want a raw disk behind it.
+_FOREIGN_SUFFIXES: Final = {
+    ".qcow2": "a qcow2 image",
+    ".vmdk": "a VMDK",
+    ".vdi": "a VDI",
+    ".vhds": "a VHD Set",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,6 +379,11 @@ def _export_format(target: AnyPath, wanted: str | None, azure: bool) -> TargetFo
     """What was asked for, else what the name claims, else raw; the two must not contradict each other."""
     claimed = claimed_format(target)
     if wanted is None:
+        foreign = _FOREIGN_SUFFIXES.get(Path(target).suffix.lower())
+        if foreign is not None:
+            raise cannot_create(
+                target, f"its name claims {foreign}, and --format does not say what it is to be"
+            )
         kind = claimed or (TargetFormat.VHD if azure else TargetFormat.RAW)
     else:
         kind = TargetFormat(wanted)

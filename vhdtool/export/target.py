@@ -528,7 +528,10 @@ def _usable(path: Path, *, force: bool, inputs: Iterable[str | os.PathLike[str]]
         raise TargetError(f"cannot create {shown}: it is a folder")
     try:
         status = path.lstat()
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if not path.parent.is_dir():
+            folder = printable(str(path.parent))
+            raise TargetError(f"cannot create {shown}: there is no folder {folder}") from error
         return path
     except OSError as error:
         raise TargetError(f"cannot create {shown}: {_reason(error)}") from error

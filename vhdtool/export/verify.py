@@ -14,7 +14,6 @@ Against the chain both sides are read by the second reader (naive.py).
 from __future__ import annotations
 
 import os
-import random
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -26,7 +25,7 @@ from vhdtool.export.comparison import Comparison
 from vhdtool.export.copy import CancelToken, ProgressCallback, Reporter
 from vhdtool.export.manifest import Manifest, manifest_path
 from vhdtool.export.naive import NaiveDisk
-from vhdtool.export.readback import Sample, Verification, VerifyReport, open_content
+from vhdtool.export.readback import Sample, Verification, VerifyReport, new_seed, open_content
 from vhdtool.export.seal import load_verifier
 from vhdtool.export.throttle import Limits, Pace
 from vhdtool.export.watch import SourceWatch
@@ -106,7 +105,7 @@ def verify_image(
             if sample is None:
                 verification.read_all()
             else:
-                chosen = random.SystemRandom().getrandbits(32) if seed is None else seed
+                chosen = new_seed() if seed is None else seed
                 verification.read_sample(sample, chosen)
             verification.check_file()
         watch.check()

@@ -27,6 +27,7 @@ from vhdtool.errors import (
     VhdtoolError,
 )
 from vhdtool.export.copy import CancelToken, Progress, ProgressCallback
+from vhdtool.export.readback import Sample, new_seed
 from vhdtool.export.seal import Verifier, check_sealed, load_verifier
 from vhdtool.export.setfile import SetImage, SetManifest
 from vhdtool.export.throttle import Limits
@@ -71,6 +72,7 @@ class SetVerifyReport:
         images: in the set's order.
         skipped: images of the tree that the set says it does not have.
         signature: what seal and signature of the set prove, in words; ``signer`` is the key.
+        sample: what was read, when that was not all.
     """
 
     folder: str
@@ -80,6 +82,7 @@ class SetVerifyReport:
     skipped: tuple[str, ...]
     signature: str
     signer: str | None
+    sample: Sample | None = None
 
     @property
     def ok(self) -> bool:
@@ -125,6 +128,8 @@ def verify_set(
         SourceChangedError: an image was written to meanwhile.
         CancelledError: stopped through ``cancel``.
     """
+    if sample is not None and seed is None:
+        seed = new_seed()  # one for all images
     verifier = None if key is None else load_verifier(key)
     expected = SetManifest(folder, key=verifier)
     done = _Done(progress, expected.images)
@@ -167,7 +172,14 @@ def verify_set(
         skipped=tuple(expected.skipped),
         signature=str(expected.seal),
         signer=None if signer is None else signer.hex(),
+        sample=None if sample is None else _sampled(sample, seed or 0, verdicts),
     )
+
+
+def _sampled(percent: float, seed: int, verdicts: Sequence[ImageVerdict]) -> Sample:
+    """What was read of all images together."""
+    samples = [v.report.sample for v in verdicts if v.report is not None and v.report.sample is not None]
+    return Sample(percent, seed, sum(each.chunks for each in samples), sum(each.of for each in samples))
 
 
 class _Done:

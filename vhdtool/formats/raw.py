@@ -41,13 +41,15 @@ _OTHER_FORMATS: Final = {
 }
 
 
-def note_other_format(source: ByteSource, log: FindingLog) -> None:
-    """Warn when a file that is taken for a raw disk begins like something else."""
+def note_other_format(source: ByteSource, log: FindingLog) -> str:
+    """Warn when a file that is taken for a raw disk begins like something else; what that is, or nothing."""
     start = source.read_exact(0, min(source.size, 32), field="start")
     for signature, name in _OTHER_FORMATS.items():
         if start.startswith(signature):
             what = "this file is taken for a raw disk and begins like another format"
             log.note(Severity.WARNING, "raw.other_format", what, offset=0, found=name, expected="a raw disk")
+            return name
+    return ""
 
 
 class RawImage:
@@ -80,14 +82,14 @@ class RawImage:
             self._log.refuse(
                 "raw.size", "no disk is that large", found=source.size, expected=f"at most {_SIZE_MAX:#x}"
             )
-        note_other_format(source, self._log)
+        other = note_other_format(source, self._log)
         whole = source.size - source.size % _SECTOR
         if whole != source.size or not whole:
             self._log.note(
                 Severity.ERROR,
                 "raw.size",
                 "the file is no whole number of sectors",
-                found=f"{source.size} bytes",
+                found=f"{source.size} bytes" + (f" that begin like {other}" if other else ""),
                 expected=f"a multiple of {_SECTOR}",
             )
         self.geometry = Geometry(max(whole, _SECTOR), BLOCK_SIZE_WITHOUT_TABLE, has_table=False)

@@ -12,6 +12,7 @@ from vhdtool.report.text import Document, Paint, count, name_of, plain, size_bot
 if TYPE_CHECKING:
     from vhdtool.chain.diff import Difference
     from vhdtool.export.comparison import Comparison
+    from vhdtool.export.readback import Sample
     from vhdtool.export.verify import VerifyReport
 
 _SHOWN_MAX: Final = 1000
@@ -95,9 +96,19 @@ def compare_text(comparison: Comparison, paint: Paint = plain) -> str:
     return "\n".join(lines)
 
 
+def sample_json(sample: Sample | None) -> Document | None:
+    """How much was read, when that was not all."""
+    return None if sample is None else dict(zip(("percent", "seed", "chunks", "of"), astuple(sample)))
+
+
+def sample_line(sample: Sample) -> str:
+    """The same for people."""
+    read = f"{sample.chunks} of {count(sample.of, 'chunk')} with data"
+    return f"a sample: {read}, by seed {sample.seed}; the rest was not read"
+
+
 def verify_json(report: VerifyReport) -> Document:
     """The document of ``verify --json`` against a manifest."""
-    sample = report.sample
     return {
         "ok": report.ok,
         "target": report.target,
@@ -114,7 +125,7 @@ def verify_json(report: VerifyReport) -> Document:
         "damaged_count": report.damaged_count,
         "damaged_bytes": report.damaged_bytes,
         "structure_checked": report.structure_checked,
-        "sample": None if sample is None else dict(zip(("percent", "seed", "chunks", "of"), astuple(sample))),
+        "sample": sample_json(report.sample),
         "signature": report.signature,
         "signer": report.signer,
         "parent": report.parent,
@@ -130,9 +141,7 @@ def verify_text(report: VerifyReport, paint: Paint = plain) -> str:
     if report.bad_count:
         lines.append(f"{size_both(report.bad_bytes)} in {count(report.bad_count, 'range')} differ")
     if report.sample is not None:
-        sample = report.sample
-        read = f"{sample.chunks} of {count(sample.of, 'chunk')} with data"
-        lines.append(paint(f"a sample: {read}, by seed {sample.seed}; the rest was not read", "warning"))
+        lines.append(paint(sample_line(report.sample), "warning"))
     if report.unchecked_digests:
         lines.append(f"not computed: {', '.join(report.unchecked_digests)} of the whole disk")
     if report.damaged_count:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from vhdtool.report.findings import finding_lines, findings_json
+from vhdtool.report.ranges import sample_json, sample_line
 from vhdtool.report.text import Document, Paint, count, instant, name_of, plain, size_both, size_text, table
 
 if TYPE_CHECKING:
@@ -111,6 +112,7 @@ def verify_set_json(report: SetVerifyReport) -> Document:
         ],
         "skipped": list(report.skipped),
         "checked_bytes": report.checked_bytes,
+        "sample": sample_json(report.sample),
         "signature": report.signature,
         "signer": report.signer,
     }
@@ -132,6 +134,8 @@ def verify_set_text(report: SetVerifyReport, paint: Paint = plain) -> str:
         lines.append(paint(f"{bad} of {whole} NOT as exported, {read}", "error"))
     else:
         lines.append(paint(f"{whole} as exported, {read}", "good"))
+    if report.sample is not None:
+        lines.append(paint(sample_line(report.sample), "warning"))
     if report.skipped:
         lines.append(f"not in the set: {', '.join(map(name_of, report.skipped))}")
     if report.signer is not None:
