@@ -21,7 +21,7 @@ from benchmarks.contest import Contestant, compete, in_process, whole_process
 from vhdtool import open_chain
 from vhdtool.chain.chain import Chain
 from vhdtool.chain.diff import diff_chains
-from vhdtool.export.compare import compare_contents
+from vhdtool.export.proof.compare import compare_contents
 from vhdtool.model.identity import ImageFormat
 
 DEPTH: Final = 16

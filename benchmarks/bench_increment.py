@@ -26,9 +26,9 @@ from benchmarks.chains import GIB, KIB, MIB, Disk, used_disks
 from benchmarks.contest import Contestant, compete, in_process, note, one_after_the_other, whole_process
 from benchmarks.exporting import data_bytes, folder_bytes, holds_disk
 from vhdtool import ExportOptions, ReadPlan, export_all, export_image, open_chain, verify_image
-from vhdtool.export.manifest import manifest_path
-from vhdtool.export.target import TargetFile
-from vhdtool.export.verifyset import verify_set
+from vhdtool.export.containers.target import TargetFile
+from vhdtool.export.proof.manifest import manifest_path
+from vhdtool.export.sets.verifyset import verify_set
 from vhdtool.model.identity import ImageFormat
 from vhdtool.simulate.synthetic import Layout, Recipe, make_chain
 

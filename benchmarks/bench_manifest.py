@@ -18,7 +18,7 @@ from benchmarks.chains import GIB, MIB, Disk, used_disks
 from benchmarks.contest import compete, in_process, slower_of
 from benchmarks.exporting import Place, data_bytes, digest_in_memory, digest_of_data
 from vhdtool import export_image, verify_image
-from vhdtool.export.manifest import manifest_path
+from vhdtool.export.proof.manifest import manifest_path
 from vhdtool.model.identity import ImageFormat
 from vhdtool.source import FileSource
 

@@ -17,7 +17,7 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks.contest import note
-from vhdtool.export.throttle import Limits, Pace
+from vhdtool.export.gentle.throttle import Limits, Pace
 from vhdtool.source import ByteSource, FileSource, WrappingSource
 
 KIB, MIB = 1 << 10, 1 << 20

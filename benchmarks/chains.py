@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from vhdtool.export.target import TargetFile
+from vhdtool.export.containers.target import TargetFile
 from vhdtool.model.identity import ImageFormat
 from vhdtool.simulate.synthetic import Layout, Recipe, layer_name, make_chain
 from vhdtool.simulate.synthetic import layer_writer as writer_for

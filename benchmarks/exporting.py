@@ -19,7 +19,7 @@ from typing import Any, Final
 from benchmarks.chains import MIB, Disk
 from benchmarks.contest import Contestant, in_process, whole_process
 from vhdtool import export_image, open_chain
-from vhdtool.export.manifest import manifest_path
+from vhdtool.export.proof.manifest import manifest_path
 from vhdtool.source import FileSource
 
 # Of all flags that qemu-img has for speed, those that count: how many requests at once, and in which order.

@@ -39,7 +39,7 @@ def test_the_tour_visits_every_command_that_looks_at_images() -> None:
         "compare",
         "diff",
     } <= commands
-    assert {"create", "snapshot"} <= commands
+    assert {"create", "snapshot", "merge"} <= commands
 
 
 @pytest.mark.parametrize("command", ["sh scripts/demo.sh", "sh scripts/test.sh"])

@@ -69,18 +69,18 @@ if TYPE_CHECKING:
     from vhdtool.errors import (
         VhdtoolError as VhdtoolError,
     )
-    from vhdtool.export.allpoints import export_all as export_all
-    from vhdtool.export.copy import CancelToken as CancelToken
-    from vhdtool.export.copy import Progress as Progress
     from vhdtool.export.create import create_image as create_image
     from vhdtool.export.create import snapshot_image as snapshot_image
+    from vhdtool.export.gentle.throttle import Limits as Limits
     from vhdtool.export.job import ExportJob as ExportJob
     from vhdtool.export.job import export_image as export_image
     from vhdtool.export.merge import merge_image as merge_image
+    from vhdtool.export.moving.copy import CancelToken as CancelToken
+    from vhdtool.export.moving.copy import Progress as Progress
     from vhdtool.export.options import ExportOptions as ExportOptions
     from vhdtool.export.options import ExportReport as ExportReport
-    from vhdtool.export.throttle import Limits as Limits
-    from vhdtool.export.verify import verify_image as verify_image
+    from vhdtool.export.proof.verify import verify_image as verify_image
+    from vhdtool.export.sets.allpoints import export_all as export_all
     from vhdtool.formats.image import DiskImage as DiskImage
     from vhdtool.formats.image import OpenOptions as OpenOptions
     from vhdtool.formats.registry import open_image as open_image
@@ -124,16 +124,16 @@ _HOME_OF = {
     "ReadError": "vhdtool.errors",
     "FileMissingError": "vhdtool.errors",
     "TargetExistsError": "vhdtool.errors",
-    "CancelToken": "vhdtool.export.copy",
+    "CancelToken": "vhdtool.export.moving.copy",
     "ExportJob": "vhdtool.export.job",
     "ExportOptions": "vhdtool.export.options",
     "ExportReport": "vhdtool.export.options",
-    "Limits": "vhdtool.export.throttle",
-    "Progress": "vhdtool.export.copy",
-    "export_all": "vhdtool.export.allpoints",
+    "Limits": "vhdtool.export.gentle.throttle",
+    "Progress": "vhdtool.export.moving.copy",
+    "export_all": "vhdtool.export.sets.allpoints",
     "export_image": "vhdtool.export.job",
     "merge_image": "vhdtool.export.merge",
-    "verify_image": "vhdtool.export.verify",
+    "verify_image": "vhdtool.export.proof.verify",
     "create_image": "vhdtool.export.create",
     "snapshot_image": "vhdtool.export.create",
 }

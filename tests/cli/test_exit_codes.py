@@ -310,7 +310,7 @@ def test_74_not_enough_memory(snapshots: Snapshots, monkeypatch: pytest.MonkeyPa
 
 
 def test_75_an_input_changed_while_it_was_read(snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vhdtool.export.watch import SourceWatch
+    from vhdtool.export.gentle.watch import SourceWatch
 
     def changed(self: SourceWatch) -> None:
         overwrite(snapshots.base, BLOCK, b"meanwhile")

@@ -53,6 +53,77 @@ def test_verify_says_what_could_not_be_read_and_checks_the_quoted_digests(tmp_pa
     assert report["bad_digests"] == ["sha256"]
 
 
+@pytest.mark.parametrize(
+    ("command", "code", "said"),
+    [
+        ("export FOLDER OUT.raw", 2, "--all exports every point in time in it"),
+        ("export --all LEAF OUT", 2, "--all takes a folder"),
+        ("export LEAF OUT.raw --layout images", 2, "--layout goes with --all"),
+        ("export --all FOLDER OUT --keep-id", 2, "keep-id cannot be chosen"),
+        ("export LEAF OUT.vmdk", 73, "its name claims a VMDK"),
+        ("export LEAF OUT.raw --base LEAF", 73, "its name claims a raw image, and its parent is a VHDX"),
+        ("export LEAF OUT.raw --azure", 73, "Azure takes a fixed VHD, not a raw image"),
+        ("export LEAF OUT.vhdx --base LEAF --format raw", 2, "an increment is a VHD or a VHDX"),
+        ("export LEAF FOLDER/nothing/x.raw", 73, "there is no folder FOLDER/nothing"),
+        ("export LEAF - --format vhdx", 73, "a dynamic VHDX cannot be written to standard output"),
+        ("export LEAF - --format e01", 73, "a fixed E01 cannot be written to standard output"),
+        ("export LEAF - --base LEAF", 73, "a differencing VHDX cannot be written to standard output"),
+        ("merge LEAF -", 73, "a dynamic VHDX cannot be written to standard output"),
+        ("verify FOLDER", 2, "--set verifies a set of exports"),
+        ("verify OUT.raw.manifest.json", 2, "name the image that it belongs to"),
+        ("verify LEAF", 66, "--against needs none"),
+    ],
+)
+def test_a_mistake_is_answered_with_what_to_do(command: str, code: int, said: str, tmp_path: Path) -> None:
+    folder = tmp_path / "vms"
+    folder.mkdir()
+    leaf = a_chain(folder, 1, Style(), 1).path
+    places = {"FOLDER": str(folder), "LEAF": str(leaf), "OUT": str(tmp_path / "out")}
+
+    def placed(text: str) -> str:
+        for name, path in places.items():
+            text = text.replace(name, path)
+        return text
+
+    done = run(*map(placed, command.split()), code=code)
+
+    assert placed(said) in done.stderr.replace("\n", " ")
+    assert [path.name for path in tmp_path.iterdir()] == ["vms"]
+
+
+def test_a_set_that_is_there_can_be_kept(tmp_path: Path) -> None:
+    folder = tmp_path / "vms"
+    folder.mkdir()
+    a_chain(folder, 2, Style(), 1)
+    run("export", "--all", folder, tmp_path / "set")
+
+    done = run("export", "--all", folder, tmp_path / "set", code=73)
+
+    assert "--resume keeps what is right of a set" in done.stderr
+
+
+def test_an_e01_is_called_so_where_a_raw_disk_is_wanted(tmp_path: Path) -> None:
+    path = tmp_path / "disk.E01"
+    path.write_bytes(OTHERS["E01"].ljust(1000, b"x"))
+
+    assert (
+        "1000 bytes that begin like an E01 image" in run("export", path, tmp_path / "x.raw", code=65).stderr
+    )
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
+def test_ctrl_c_while_text_is_executed_is_the_exit_code_130_too() -> None:
+    code = """
+import vhdtool.cli.app
+def main(**_):
+    exec("raise KeyboardInterrupt")
+vhdtool.cli.app.cli.main = main
+from vhdtool.cli.main import main
+main()
+"""
+    assert subprocess.run([sys.executable, "-c", code], stderr=subprocess.DEVNULL).returncode == 130
+
+
 def test_checking_nothing_says_so(tmp_path: Path) -> None:
     assert run("check", tmp_path).stdout.startswith("0 images checked")
     assert run_json("check", tmp_path)["images"] == 0

@@ -16,9 +16,9 @@ from click.testing import CliRunner
 from tests.cli.helpers import SEPARATE, make_snapshots, process, run
 from vhdtool.cli.options import gentle_options, progress_option
 from vhdtool.cli.progress import JsonLines, ProgressMode, Rate, progress_bar, rate_and_time_left
-from vhdtool.export import priority
-from vhdtool.export.copy import Progress
-from vhdtool.export.throttle import Limits
+from vhdtool.export.gentle import priority
+from vhdtool.export.gentle.throttle import Limits
+from vhdtool.export.moving.copy import Progress
 
 MIB = 1 << 20
 

@@ -50,6 +50,21 @@ def test_what_is_not_in_a_set_is_told_with_an_exit_code(tree: dict[str, Point], 
     assert "not in the set" in run("verify", "--set", tmp_path / "backup").stdout
 
 
+@pytest.mark.parametrize(
+    ("content", "code"), [(b"vhdxfile", "file.too_short"), (b"nonsense", "tree.stranger")]
+)
+def test_what_cannot_be_read_as_an_image_is_not_passed_over_without_a_word(
+    tree: dict[str, Point], tmp_path: Path, content: bytes, code: str
+) -> None:
+    tree["two"].path.write_bytes(content * 128)
+
+    done = run("export", "--all", tmp_path / "vms", tmp_path / "backup", code=65)
+
+    assert done.stderr.count("two.avhdx is not exported") == 1
+    assert done.stderr.count(code) == 1
+    assert "not in the set" in run("verify", "--set", tmp_path / "backup").stdout
+
+
 def test_a_set_in_which_something_is_wrong_ends_with_exit_code_1(
     tree: dict[str, Point], tmp_path: Path
 ) -> None:
@@ -61,6 +76,16 @@ def test_a_set_in_which_something_is_wrong_ends_with_exit_code_1(
 
     assert "two.avhdx: NOT as exported" in done.stdout
     assert "1 of 6 images" in done.stdout
+
+
+def test_a_sample_of_a_set_is_told_with_its_seed(tree: dict[str, Point], tmp_path: Path) -> None:
+    run("export", "--all", tmp_path / "vms", tmp_path / "backup")
+
+    text = run("verify", "--set", tmp_path / "backup", "--sample", "10%", "--seed", 7).stdout
+    sample = run_json("verify", "--set", tmp_path / "backup", "--sample", "10%")["sample"]
+
+    assert "by seed 7; the rest was not read" in text
+    assert 0 < sample["chunks"] <= sample["of"]
 
 
 @pytest.mark.parametrize(

@@ -20,11 +20,11 @@ from uuid import UUID
 from tests.export.kit import MIB, HookedSource, a_disk, chain_over, names_in, some_data
 from tests.generated import CREATED
 from vhdtool.errors import ReadError
-from vhdtool.export import shape
+from vhdtool.export.containers import shape
 from vhdtool.export.create import create_image
 from vhdtool.export.job import export_image
 from vhdtool.export.options import ExportReport
-from vhdtool.export.verify import verify_image
+from vhdtool.export.proof.verify import verify_image
 from vhdtool.model.identity import Identity
 
 Hook = Callable[[int, int, int], None]

@@ -29,7 +29,7 @@ from typing import Any
 from tests.export.interrupted import Case, a_case
 from tests.export.kit import names_in
 from vhdtool.errors import TargetExistsError, VhdtoolError
-from vhdtool.export.verify import verify_image
+from vhdtool.export.proof.verify import verify_image
 
 CALLS = ("open", "pwrite", "write", "ftruncate", "fsync", "close", "link", "unlink", "replace", "rename")
 OLD = b"what stood there before"

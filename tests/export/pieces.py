@@ -13,9 +13,16 @@ import numpy as np
 import numpy.typing as npt
 from hypothesis import strategies as st
 
-from vhdtool.export.container import Container, container_for
-from vhdtool.export.shape import Identities, ParentFacts, Shape, TargetFormat, Wanted, shape_of_child
-from vhdtool.export.target import TargetFile
+from vhdtool.export.containers.container import Container, container_for
+from vhdtool.export.containers.shape import (
+    Identities,
+    ParentFacts,
+    Shape,
+    TargetFormat,
+    Wanted,
+    shape_of_child,
+)
+from vhdtool.export.containers.target import TargetFile
 from vhdtool.model.identity import DiskType, Identity
 
 MIB = 1 << 20

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from vhdtool.chain.flatten import resolve
-from vhdtool.export.copy import Mover, Reporter
-from vhdtool.export.digest import ChunkDigester
-from vhdtool.export.manifest import ChunkRecord, DamageRecord, manifest_path, write_manifest
-from vhdtool.export.structure import structure_digest
-from vhdtool.export.target import TargetFile
+from vhdtool.export.containers.target import TargetFile
+from vhdtool.export.moving.copy import Mover, Reporter
+from vhdtool.export.proof.digest import ChunkDigester
+from vhdtool.export.proof.manifest import ChunkRecord, DamageRecord, manifest_path, write_manifest
+from vhdtool.export.proof.structure import structure_digest
 from vhdtool.formats.image import DiskImage
 from vhdtool.formats.registry import open_image
 from vhdtool.model.plan import merged

@@ -26,17 +26,17 @@ from vhdtool.errors import (
     TargetExistsError,
     VhdtoolError,
 )
-from vhdtool.export import target as target_module
 from vhdtool.export import work as work_module
-from vhdtool.export.allpoints import Layout, SetReport, export_all
-from vhdtool.export.copy import CancelledError, CancelToken, Progress
-from vhdtool.export.manifest import Manifest, manifest_path
+from vhdtool.export.containers import target as target_module
+from vhdtool.export.gentle.throttle import Pace
+from vhdtool.export.moving.copy import CancelledError, CancelToken, Progress
 from vhdtool.export.options import ExportOptions
-from vhdtool.export.points import plan_points
-from vhdtool.export.setfile import SET_NAME, SetManifest
-from vhdtool.export.throttle import Pace
-from vhdtool.export.verify import verify_image
-from vhdtool.export.verifyset import verify_set
+from vhdtool.export.proof.manifest import Manifest, manifest_path
+from vhdtool.export.proof.verify import verify_image
+from vhdtool.export.sets.allpoints import Layout, SetReport, export_all
+from vhdtool.export.sets.points import plan_points
+from vhdtool.export.sets.setfile import SET_NAME, SetManifest
+from vhdtool.export.sets.verifyset import verify_set
 from vhdtool.formats.vhdx.write import ParentRecord, VhdxWriter
 from vhdtool.model.identity import DiskType, Identity
 from vhdtool.source import ByteSource, WrappingSource
@@ -616,7 +616,7 @@ def test_a_signed_set_is_checked_against_a_key(source: Path, dest: Path, tmp_pat
     ids=str,
 )
 def test_a_set_that_says_nonsense_is_refused(change: dict[str, object], a_set: SetReport) -> None:
-    from vhdtool.export.seal import sealed_text
+    from vhdtool.export.proof.seal import sealed_text
 
     document = json.loads(a_set.manifest.read_text())
     for name in ("seal", "checks"):

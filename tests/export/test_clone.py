@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from tests.export.kit import MIB, HookedSource, a_disk, allocated, some_data
-from vhdtool.export import target as target_module
-from vhdtool.export.clone import CloneContainer, FilledGaps, InheritingDigester
-from vhdtool.export.digest import ChunkDigester, WholeDigest, zeros_digest
-from vhdtool.export.manifest import ChunkRun
-from vhdtool.export.pipeline import Consumer
-from vhdtool.export.target import TargetFile
+from vhdtool.export.containers import target as target_module
+from vhdtool.export.containers.clone import CloneContainer, FilledGaps, InheritingDigester
+from vhdtool.export.containers.target import TargetFile
+from vhdtool.export.moving.pipeline import Consumer
+from vhdtool.export.proof.digest import ChunkDigester, WholeDigest, zeros_digest
+from vhdtool.export.proof.manifest import ChunkRun
 from vhdtool.source import FileSource
 
 CHUNK = 1 << 20

@@ -35,9 +35,9 @@ from tests.export.pieces import (
 )
 from vhdtool.chain.discover import open_chain
 from vhdtool.errors import Severity
-from vhdtool.export.container import BlockContainer, container_for, file_size_known
-from vhdtool.export.shape import Shape, TargetFormat
-from vhdtool.export.target import TargetFile
+from vhdtool.export.containers.container import BlockContainer, container_for, file_size_known
+from vhdtool.export.containers.shape import Shape, TargetFormat
+from vhdtool.export.containers.target import TargetFile
 from vhdtool.model.state import UNHELD, BlockState
 from vhdtool.model.state import ZEROS as READS_AS_ZEROS
 

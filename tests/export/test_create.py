@@ -24,9 +24,9 @@ from vhdtool.errors import (
     TargetExistsError,
     UnsupportedError,
 )
-from vhdtool.export.copy import CancelledError, CancelToken
+from vhdtool.export.containers.shape import Identities, Subformat
 from vhdtool.export.create import Format, create_image, snapshot_image
-from vhdtool.export.shape import Identities, Subformat
+from vhdtool.export.moving.copy import CancelledError, CancelToken
 from vhdtool.model.identity import DiskType, Identity, ImageFormat, PathKind
 
 GIB = 1 << 30

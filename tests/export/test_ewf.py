@@ -26,8 +26,8 @@ from vhdtool.errors import (
     TargetError,
     TargetExistsError,
 )
-from vhdtool.export.copy import CancelledError
-from vhdtool.export.ewf import EwfSource, EwfTarget, _chunk_sectors, read_stream, segment_suffixes
+from vhdtool.export.containers.ewf import EwfSource, EwfTarget, _chunk_sectors, read_stream, segment_suffixes
+from vhdtool.export.moving.copy import CancelledError
 from vhdtool.source import FileSource, files_of
 
 needs_ewf = pytest.mark.skipif(

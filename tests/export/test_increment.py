@@ -24,8 +24,8 @@ from vhdtool.errors import (
 )
 from vhdtool.export.increment import increment_plans, open_base, relative_path
 from vhdtool.export.job import export_image
-from vhdtool.export.manifest import Manifest, manifest_path
-from vhdtool.export.verify import verify_image
+from vhdtool.export.proof.manifest import Manifest, manifest_path
+from vhdtool.export.proof.verify import verify_image
 from vhdtool.model.plan import ReadPlan
 from vhdtool.model.state import UNHELD, ZEROS
 

@@ -41,11 +41,11 @@ from vhdtool.errors import (
     TargetError,
     TargetExistsError,
 )
-from vhdtool.export.copy import CancelledError, CancelToken
 from vhdtool.export.create import create_image, snapshot_image
 from vhdtool.export.job import ExportJob, export_image
+from vhdtool.export.moving.copy import CancelledError, CancelToken
 from vhdtool.export.options import ExportOptions
-from vhdtool.export.verify import verify_image
+from vhdtool.export.proof.verify import verify_image
 from vhdtool.model.geometry import Geometry
 from vhdtool.model.state import BlockState
 

@@ -20,7 +20,7 @@ from tests.export.kit import MIB, names_in
 from vhdtool.chain.discover import open_chain
 from vhdtool.errors import ExportError, TargetError, VhdtoolError
 from vhdtool.export.journal import Checkpoint, Journal, _chained
-from vhdtool.export.verify import verify_image
+from vhdtool.export.proof.verify import verify_image
 
 Lines = list[dict[str, Any]]
 Files = dict[str, bytes]

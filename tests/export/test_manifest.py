@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from tests.export.kit import CHUNK, MIB, naive_chunks, naive_root, names_in, some_data
 from vhdtool.errors import FileMissingError, FormatError
-from vhdtool.export.digest import INHERITED, ChunkDigester, RootDigester, WholeDigest, zeros_digest
-from vhdtool.export.manifest import (
+from vhdtool.export.containers.target import TargetFile
+from vhdtool.export.proof.digest import INHERITED, ChunkDigester, RootDigester, WholeDigest, zeros_digest
+from vhdtool.export.proof.manifest import (
     ChunkRecord,
     ChunkRun,
     DamageRecord,
@@ -23,8 +24,7 @@ from vhdtool.export.manifest import (
     manifest_path,
     write_manifest,
 )
-from vhdtool.export.seal import sealed_text
-from vhdtool.export.target import TargetFile
+from vhdtool.export.proof.seal import sealed_text
 
 DISK = some_data(CHUNK) + bytes(3 * CHUNK) + some_data(CHUNK, 2) * 2 + some_data(700, 3)
 

@@ -13,10 +13,10 @@ from tests.export.test_increment import STYLES, a_tree, content
 from tests.generated import MIB, Style
 from vhdtool.errors import ExportError, TargetError
 from vhdtool.export import merge as merge_module
+from vhdtool.export.containers.shape import shape_of_export
 from vhdtool.export.merge import MergeReport, Room, merge_image, room_for
 from vhdtool.export.options import ExportOptions
-from vhdtool.export.shape import shape_of_export
-from vhdtool.export.verify import verify_image
+from vhdtool.export.proof.verify import verify_image
 from vhdtool.model.identity import DiskType
 
 

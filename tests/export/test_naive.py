@@ -17,10 +17,10 @@ from tests.export.kit import MIB, a_disk, some_data
 from tests.generated import FileSink, Style, a_chain
 from vhdtool.chain.discover import open_chain
 from vhdtool.errors import CorruptError
-from vhdtool.export import against
-from vhdtool.export.against import compare_naively
-from vhdtool.export.naive import NaiveDisk
-from vhdtool.export.verify import verify_against
+from vhdtool.export.proof import against
+from vhdtool.export.proof.against import compare_naively
+from vhdtool.export.proof.naive import NaiveDisk
+from vhdtool.export.proof.verify import verify_against
 from vhdtool.formats.raw import RawImage
 from vhdtool.formats.vhdx.write import VhdxWriter
 from vhdtool.model.geometry import Geometry
@@ -33,14 +33,14 @@ PACKAGE = Path(vhdtool.__file__).parent
 FOREIGN = {
     "vhdtool.chain",
     "vhdtool.kernels",
-    "vhdtool.export.clone",
-    "vhdtool.export.compare",
-    "vhdtool.export.container",
-    "vhdtool.export.copy",
+    "vhdtool.export.containers.clone",
+    "vhdtool.export.proof.compare",
+    "vhdtool.export.containers.container",
+    "vhdtool.export.moving.copy",
     "vhdtool.export.increment",
     "vhdtool.export.job",
-    "vhdtool.export.pipeline",
-    "vhdtool.export.readback",
+    "vhdtool.export.moving.pipeline",
+    "vhdtool.export.proof.readback",
     "vhdtool.export.work",
 }
 
@@ -283,16 +283,16 @@ def is_foreign(module: str) -> bool:
 
 
 def test_the_second_reader_reaches_nothing_of_what_exports_and_compares() -> None:
-    found = reached("vhdtool.export.naive", "vhdtool.export.against")
+    found = reached("vhdtool.export.proof.naive", "vhdtool.export.proof.against")
 
-    assert {"vhdtool.export.naive", "vhdtool.export.against", "vhdtool.formats.image"} <= found
+    assert {"vhdtool.export.proof.naive", "vhdtool.export.proof.against", "vhdtool.formats.image"} <= found
     assert sorted(filter(is_foreign, found)) == []
 
 
 def test_the_test_above_sees_imports_inside_functions() -> None:
-    found = reached("vhdtool.export.compare")
+    found = reached("vhdtool.export.proof.compare")
 
-    assert {"vhdtool.chain.flatten", "vhdtool.chain.resolved", "vhdtool.export.copy"} <= found
+    assert {"vhdtool.chain.flatten", "vhdtool.chain.resolved", "vhdtool.export.moving.copy"} <= found
     assert all((file_of(name) is not None) for name in FOREIGN)
 
 
@@ -303,8 +303,8 @@ def test_nothing_foreign_is_imported_when_it_runs(tmp_path: Path) -> None:
     path = a_disk(tmp_path / "a.raw", MIB)
     code = (
         "import sys\n"
-        "from vhdtool.export.against import compare_naively\n"
-        "from vhdtool.export.naive import NaiveDisk\n"
+        "from vhdtool.export.proof.against import compare_naively\n"
+        "from vhdtool.export.proof.naive import NaiveDisk\n"
         "from vhdtool.formats.raw import RawImage\n"
         "from vhdtool.source import FileSource\n"
         "with FileSource(sys.argv[1]) as file:\n"

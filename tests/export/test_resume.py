@@ -34,7 +34,7 @@ from vhdtool.export.create import create_image, snapshot_image
 from vhdtool.export.job import ExportJob, export_image
 from vhdtool.export.journal import Journal
 from vhdtool.export.options import ExportOptions
-from vhdtool.export.verify import verify_image
+from vhdtool.export.proof.verify import verify_image
 
 ROOT = Path(__file__).resolve().parents[2]
 posix_only = pytest.mark.skipif(os.name != "posix", reason="signals, forks and limits of POSIX")

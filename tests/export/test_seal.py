@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vhdtool.errors import CorruptError, FileMissingError, FindingLog, KeyFileError, MissingPackageError
-from vhdtool.export import seal as seals
-from vhdtool.export.seal import (
+from vhdtool.export.proof import seal as seals
+from vhdtool.export.proof.seal import (
     CHECKED_PIECE,
     Seal,
     SealedWriter,

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from tests.export.kit import MIB, a_disk
 from vhdtool.errors import TargetError, UnsupportedError
-from vhdtool.export.create import Format, create_image, snapshot_image
-from vhdtool.export.shape import (
+from vhdtool.export.containers.shape import (
     Identities,
     ParentFacts,
     Shape,
@@ -26,6 +25,7 @@ from vhdtool.export.shape import (
     shape_of_document,
     shape_of_export,
 )
+from vhdtool.export.create import Format, create_image, snapshot_image
 from vhdtool.formats.image import DiskImage
 from vhdtool.formats.registry import open_image
 from vhdtool.formats.vhd.chs import geometry_of

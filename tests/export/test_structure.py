@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from tests.builders.vhdx import MIB
 from tests.chain.fake import FakeImage, fake_images
 from tests.generated import FileSink, Style, a_chain
-from vhdtool.export import structure
-from vhdtool.export.structure import PIECE, damaged_piece, structure_digest
+from vhdtool.export.proof import structure
+from vhdtool.export.proof.structure import PIECE, damaged_piece, structure_digest
 from vhdtool.formats.image import DiskImage
 from vhdtool.formats.registry import open_image
 from vhdtool.formats.vhdx.write import VhdxWriter

@@ -12,9 +12,9 @@ import pytest
 
 from tests.export.kit import CHUNK, MIB, a_disk, some_data
 from vhdtool.errors import ReadError
-from vhdtool.export.copy import CancelledError, CancelToken, Progress, Reporter
-from vhdtool.export.sums import file_digests, sums_line, sums_path, write_sums
-from vhdtool.export.target import TargetFile
+from vhdtool.export.containers.target import TargetFile
+from vhdtool.export.moving.copy import CancelledError, CancelToken, Progress, Reporter
+from vhdtool.export.proof.sums import file_digests, sums_line, sums_path, write_sums
 from vhdtool.source import FileSource
 
 NAMES = [

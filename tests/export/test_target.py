@@ -13,8 +13,8 @@ import pytest
 
 from tests.export.kit import allocated, failing_call, names_in, some_data
 from vhdtool.errors import ExportError, TargetError, TargetExistsError
-from vhdtool.export import target as target_module
-from vhdtool.export.target import StdoutTarget, TargetFile, mode_like
+from vhdtool.export.containers import target as target_module
+from vhdtool.export.containers.target import StdoutTarget, TargetFile, mode_like
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="links and special files of POSIX")
 

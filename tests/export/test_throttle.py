@@ -19,11 +19,11 @@ import pytest
 
 from tests.export.kit import HookedSource, a_disk, chain_over, failing_at, open_raw, some_data
 from vhdtool.errors import CorruptError, ReadError
-from vhdtool.export import priority
-from vhdtool.export.cache import SEGMENT_SIZE, CacheKeeper
-from vhdtool.export.compare import compare_contents
-from vhdtool.export.copy import CancelledError
-from vhdtool.export.throttle import Limits, Pace, milliseconds_text, rate_text
+from vhdtool.export.gentle import priority
+from vhdtool.export.gentle.cache import SEGMENT_SIZE, CacheKeeper
+from vhdtool.export.gentle.throttle import Limits, Pace, milliseconds_text, rate_text
+from vhdtool.export.moving.copy import CancelledError
+from vhdtool.export.proof.compare import compare_contents
 from vhdtool.source import (
     ByteSource,
     FileSource,
@@ -525,7 +525,7 @@ def test_readahead_is_not_taken_for_somebody_elses_pages(cold_disk: Path) -> Non
 def test_it_is_dropped_while_the_job_runs_and_not_only_at_its_end(
     cold_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vhdtool.export.cache._READ_MAX", SEGMENT_SIZE)
+    monkeypatch.setattr("vhdtool.export.gentle.cache._READ_MAX", SEGMENT_SIZE)
     keeper = CacheKeeper()
 
     with FileSource(cold_disk) as file:

@@ -30,12 +30,12 @@ from vhdtool.errors import (
     UnsupportedError,
     VhdtoolError,
 )
-from vhdtool.export.compare import compare_contents
-from vhdtool.export.comparison import Ranges
-from vhdtool.export.copy import CancelledError, CancelToken
 from vhdtool.export.create import create_image
 from vhdtool.export.job import export_image
-from vhdtool.export.verify import verify_against, verify_image
+from vhdtool.export.moving.copy import CancelledError, CancelToken
+from vhdtool.export.proof.compare import compare_contents
+from vhdtool.export.proof.comparison import Ranges
+from vhdtool.export.proof.verify import verify_against, verify_image
 from vhdtool.model.geometry import Geometry
 from vhdtool.model.state import BlockState
 from vhdtool.source import MemorySource, Patch, PatchedSource
@@ -467,7 +467,7 @@ def test_a_signed_manifest_is_checked_with_the_key_that_is_asked_for(tmp_path: P
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    from vhdtool.export.seal import Signer
+    from vhdtool.export.proof.seal import Signer
 
     mine, other = (Ed25519PrivateKey.from_private_bytes(bytes([n]) * 32) for n in (1, 2))
     for name, key in (("mine", mine), ("other", other)):
@@ -494,7 +494,7 @@ def test_a_signed_manifest_is_checked_with_the_key_that_is_asked_for(tmp_path: P
 
 
 def test_an_e01_is_read_by_the_program_that_wrote_it(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vhdtool.export import ewf
+    from vhdtool.export.containers import ewf
 
     data = exported.read_bytes()
     manifest = Path(f"{exported}.manifest.json")

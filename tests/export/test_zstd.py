@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from tests.export.kit import MIB, names_in, some_data
 from vhdtool.errors import ExportError, MissingPackageError
-from vhdtool.export.copy import Mover, Reporter
-from vhdtool.export.digest import CHUNK_SIZE
-from vhdtool.export.target import TargetFile
-from vhdtool.export.zstd import GROUP_SIZE, ZstdContainer, _thread_count
+from vhdtool.export.containers.target import TargetFile
+from vhdtool.export.containers.zstd import GROUP_SIZE, ZstdContainer, _thread_count
+from vhdtool.export.moving.copy import Mover, Reporter
+from vhdtool.export.proof.digest import CHUNK_SIZE
 from vhdtool.formats import zstd
 from vhdtool.formats.seekable import open_seekable
 from vhdtool.model.state import Run
@@ -185,7 +185,7 @@ def test_without_a_package_nothing_begins(tmp_path: Path, monkeypatch: pytest.Mo
     def missing() -> None:
         raise MissingPackageError("zstd files need the package zstandard")
 
-    monkeypatch.setattr("vhdtool.export.zstd.codec", missing)
+    monkeypatch.setattr("vhdtool.export.containers.zstd.codec", missing)
 
     with pytest.raises(MissingPackageError):
         ZstdContainer(Memory(), 4096, folder=tmp_path)
@@ -206,7 +206,7 @@ def test_what_fails_in_a_thread_is_raised_to_the_writer(
 
             return compress
 
-    monkeypatch.setattr("vhdtool.export.zstd.codec", Broken)
+    monkeypatch.setattr("vhdtool.export.containers.zstd.codec", Broken)
     container = ZstdContainer(Memory(), 100 * CHUNK_SIZE, folder=tmp_path, threads=2)
 
     with pytest.raises(ExportError, match="no memory for a context"):

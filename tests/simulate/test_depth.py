@@ -23,7 +23,7 @@ from vhdtool.chain.engine import Engine, machine_for
 from vhdtool.chain.naive import NaiveWalk
 from vhdtool.chain.resolved import ResolvedMap
 from vhdtool.errors import ExportError, MissingPackageError, TargetError, TargetExistsError
-from vhdtool.export.target import TargetFile
+from vhdtool.export.containers.target import TargetFile
 from vhdtool.model.identity import ImageFormat
 from vhdtool.report.depth import depth_json, depth_text
 from vhdtool.simulate import contest, depth

@@ -19,7 +19,7 @@ from vhdtool import open_chain
 from vhdtool.chain.chain import Chain
 from vhdtool.chain.walk import walk
 from vhdtool.errors import ExportError, TargetExistsError
-from vhdtool.export.target import TargetFile
+from vhdtool.export.containers.target import TargetFile
 from vhdtool.model.identity import ImageFormat
 from vhdtool.simulate.synthetic import Layout, Recipe, layer_name, make_chain, space_needed
 

@@ -179,7 +179,7 @@ def _measure(
     """Run ``job``, print what came of it and write the files that were asked for."""
     import json
 
-    from vhdtool.export.target import TargetFile
+    from vhdtool.export.containers.target import TargetFile
     from vhdtool.report.depth import depth_json, depth_text
     from vhdtool.report.pictures import render_depth_page
     from vhdtool.report.templates import require_templates

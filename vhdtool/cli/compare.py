@@ -22,7 +22,7 @@ def command(ctx: click.Context, a: Path, b: Path, access: Access, as_json: bool)
 
     What both read from one place of one file is equal, and is not read.  The exit code is 1 when they differ.
     """
-    from vhdtool.export.compare import compare_contents
+    from vhdtool.export.proof.compare import compare_contents
     from vhdtool.report.ranges import compare_json, compare_text
 
     with open_both_sound(a, b, access) as (chain_a, chain_b), progress_bar("compare") as progress:

@@ -29,7 +29,7 @@ def command(a: Path, b: Path, verify_content: bool, access: Access, as_json: boo
         difference = diff_chains(chain_a, chain_b)
         verified = None
         if verify_content:
-            from vhdtool.export.compare import compare_contents
+            from vhdtool.export.proof.compare import compare_contents
 
             with progress_bar("diff") as progress:
                 verified = compare_contents(chain_a, chain_b, progress=progress)

@@ -28,7 +28,7 @@ from vhdtool.errors import SourceChangedError, SourceGoneError, TargetError, Tar
 
 if TYPE_CHECKING:
     from vhdtool.chain.chain import Chain
-    from vhdtool.export.copy import ProgressCallback
+    from vhdtool.export.moving.copy import ProgressCallback
     from vhdtool.export.options import ExportOptions, ExportReport
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -182,8 +182,8 @@ def saying_how_to_resume(target: str) -> Iterator[None]:
 
 
 def _can_resume(target: str) -> bool:
-    from vhdtool.export.manifest import SUFFIX
-    from vhdtool.export.target import journal_path
+    from vhdtool.export.containers.target import journal_path
+    from vhdtool.export.proof.manifest import SUFFIX
 
     if target == "-":
         return False

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from vhdtool.chain.chain import Chain
     from vhdtool.chain.paths import PathMap
     from vhdtool.export.create import Identities
-    from vhdtool.export.throttle import Limits
+    from vhdtool.export.gentle.throttle import Limits
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -88,7 +88,7 @@ class DigestsType(NamesType):
         """Text to names, each one known."""
         if isinstance(value, tuple):
             return value
-        from vhdtool.export.digest import WHOLE_ALGORITHMS
+        from vhdtool.export.proof.digest import WHOLE_ALGORITHMS
 
         names = tuple(dict.fromkeys(name.strip().lower() for name in str(value).split(",") if name.strip()))
         for name in names:
@@ -259,14 +259,14 @@ def _limits(
     drop_cache: bool | None,
 ) -> Limits:
     """As ``Limits``; who is gentle in any way does not want to push others out of the page cache either."""
-    from vhdtool.export.throttle import Limits
+    from vhdtool.export.gentle.throttle import Limits
 
     if limit_rate == 0:
         raise click.BadParameter("at 0 bytes a second nothing is ever read", param_hint="--limit-rate")
     if max_latency is not None and math.isnan(max_latency):  # click finds it in every range
         raise click.BadParameter("that is no number of milliseconds", param_hint="--max-latency")
     if idle:
-        from vhdtool.export.priority import LowPriority
+        from vhdtool.export.gentle.priority import LowPriority
 
         for note in LowPriority().notes:
             say(f"warning: --idle: {note}")

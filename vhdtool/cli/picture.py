@@ -104,7 +104,7 @@ def begun_file(path: Path, *, force: bool, inputs: Iterable[Path] = ()) -> Itera
         TargetExistsError: something stands under the name.
         TargetError, ExportError: the file cannot be made.
     """
-    from vhdtool.export.target import TargetFile, mode_like
+    from vhdtool.export.containers.target import TargetFile, mode_like
 
     inputs = tuple(inputs)
     with TargetFile(path, force=force, inputs=inputs, mode=mode_like(inputs)) as target:

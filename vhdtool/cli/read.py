@@ -56,7 +56,7 @@ def _pieces(chain: Chain, start: int, stop: int) -> Iterator[bytes]:
 
 
 def _write(chain: Chain, start: int, stop: int, output: Path | None, force: bool) -> None:
-    from vhdtool.export.target import StdoutTarget, TargetFile, mode_like
+    from vhdtool.export.containers.target import StdoutTarget, TargetFile, mode_like
 
     inputs = [file.path for file in chain.files()]
     if output is None:

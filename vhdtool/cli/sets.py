@@ -15,9 +15,9 @@ from vhdtool.cli.output import paint, print_json, print_text, print_warnings
 from vhdtool.cli.progress import ProgressMode, progress_bar
 
 if TYPE_CHECKING:
-    from vhdtool.export.allpoints import Layout
+    from vhdtool.export.gentle.throttle import Limits
     from vhdtool.export.options import ExportOptions
-    from vhdtool.export.throttle import Limits
+    from vhdtool.export.sets.allpoints import Layout
 
 
 def run_all(
@@ -34,9 +34,9 @@ def run_all(
 
     Raises:
         UsageError: options that are for one image, or for one chain.
-        VhdtoolError: as ``vhdtool.export.allpoints.export_all``.
+        VhdtoolError: as ``vhdtool.export.sets.allpoints.export_all``.
     """
-    from vhdtool.export.allpoints import export_all
+    from vhdtool.export.sets.allpoints import export_all
     from vhdtool.report.sets import damaged_points, set_json, set_text, skipped_lines
 
     if access.search or access.allow_mismatch:
@@ -82,9 +82,9 @@ def run_verify_set(
     """Verify the set in ``folder``; the exit code.
 
     Raises:
-        VhdtoolError: as ``vhdtool.export.verifyset.verify_set``.
+        VhdtoolError: as ``vhdtool.export.sets.verifyset.verify_set``.
     """
-    from vhdtool.export.verifyset import verify_set
+    from vhdtool.export.sets.verifyset import verify_set
     from vhdtool.report.sets import verify_set_json, verify_set_text
 
     with progress_bar("verify", progress_mode) as progress:

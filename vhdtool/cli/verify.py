@@ -15,7 +15,7 @@ from vhdtool.cli.progress import ProgressMode, progress_bar
 from vhdtool.errors import printable
 
 if TYPE_CHECKING:
-    from vhdtool.export.throttle import Limits
+    from vhdtool.export.gentle.throttle import Limits
 
     PercentBase = click.ParamType[float]
 else:
@@ -101,8 +101,8 @@ def command(
         ctx.exit(_verify_against(target, against, raw, access, limits, progress_mode, as_json))
     if raw:
         raise click.UsageError("--raw goes with --against; the manifest says what TARGET is")
-    from vhdtool.export.manifest import SUFFIX
-    from vhdtool.export.verify import verify_image
+    from vhdtool.export.proof.manifest import SUFFIX
+    from vhdtool.export.proof.verify import verify_image
     from vhdtool.report.ranges import verify_json, verify_text
 
     if manifest is None and target.name.endswith(SUFFIX):
@@ -138,7 +138,7 @@ def _verify_against(
     as_json: bool,
 ) -> int:
     """Compare TARGET with LEAF's disk; the exit code."""
-    from vhdtool.export.verify import verify_against
+    from vhdtool.export.proof.verify import verify_against
     from vhdtool.report.ranges import compare_json, compare_text
 
     with ExitStack() as stack:

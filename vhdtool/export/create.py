@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from vhdtool.errors import EXIT_UNSUPPORTED, Finding, FindingLog, printable
-from vhdtool.export.container import Container, container_for
-from vhdtool.export.copy import CancelToken, Mover, ProgressCallback, Reporter
-from vhdtool.export.shape import (
+from vhdtool.export.containers.container import Container, container_for
+from vhdtool.export.containers.shape import (
     AnyPath,
     ParentFacts,
     Shape,
@@ -29,9 +28,10 @@ from vhdtool.export.shape import (
     claimed_format,
     shape_of_child,
 )
-from vhdtool.export.shape import Identities as Identities
-from vhdtool.export.target import TargetFile, mode_like
-from vhdtool.export.watch import SourceWatch
+from vhdtool.export.containers.shape import Identities as Identities
+from vhdtool.export.containers.target import TargetFile, mode_like
+from vhdtool.export.gentle.watch import SourceWatch
+from vhdtool.export.moving.copy import CancelToken, Mover, ProgressCallback, Reporter
 from vhdtool.formats.image import OpenOptions
 from vhdtool.formats.raw import note_other_format
 from vhdtool.formats.registry import open_image, raw_content, recognise

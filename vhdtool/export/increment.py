@@ -38,9 +38,9 @@ from vhdtool.errors import (
     hexadecimal,
     printable,
 )
-from vhdtool.export.compare import Comparer, unequal_pieces
-from vhdtool.export.manifest import SUFFIX, Manifest, manifest_path
-from vhdtool.export.shape import ParentFacts, cannot_create
+from vhdtool.export.containers.shape import ParentFacts, cannot_create
+from vhdtool.export.proof.compare import Comparer, unequal_pieces
+from vhdtool.export.proof.manifest import SUFFIX, Manifest, manifest_path
 from vhdtool.export.work import layer_record
 from vhdtool.formats.image import DiskImage
 from vhdtool.formats.registry import open_image, recognise

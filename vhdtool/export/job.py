@@ -19,15 +19,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vhdtool.chain.chain import Chain
-from vhdtool.export.copy import CancelToken, Progress, ProgressCallback, Reporter
-from vhdtool.export.options import ExportOptions, ExportReport
-from vhdtool.export.shape import (
+from vhdtool.export.containers.shape import (
     ParentFacts,
     Shape,
     shape_of_child,
     shape_of_export,
 )
-from vhdtool.export.watch import Settling, SourceWatch, settle
+from vhdtool.export.gentle.watch import Settling, SourceWatch, settle
+from vhdtool.export.moving.copy import CancelToken, Progress, ProgressCallback, Reporter
+from vhdtool.export.options import ExportOptions, ExportReport
 from vhdtool.export.work import Work, full_content, increment_content
 
 if TYPE_CHECKING:

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from vhdtool.errors import FormatError, InputError
-from vhdtool.export.digest import DIGEST_SIZE, INHERITED
-from vhdtool.export.target import LockedFile, journal_path
+from vhdtool.export.containers.target import LockedFile, journal_path
+from vhdtool.export.proof.digest import DIGEST_SIZE, INHERITED
 from vhdtool.source import FileSource
 
 JOURNAL_VERSION: Final = 1

@@ -17,11 +17,11 @@ import numpy as np
 
 from vhdtool.chain.tree import find_snapshots
 from vhdtool.errors import ExportError, InputError, printable
-from vhdtool.export.copy import CancelToken, ProgressCallback
+from vhdtool.export.containers.shape import Shape, TargetFormat, claimed_format
+from vhdtool.export.containers.target import free_bytes
 from vhdtool.export.job import export_chain, wanted_shape
+from vhdtool.export.moving.copy import CancelToken, ProgressCallback
 from vhdtool.export.options import ExportOptions, ExportReport
-from vhdtool.export.shape import Shape, TargetFormat, claimed_format
-from vhdtool.export.target import free_bytes
 from vhdtool.source import files_of
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vhdtool.errors import Finding
-from vhdtool.export.copy import Damaged
-from vhdtool.export.manifest import DamagedRange
-from vhdtool.export.throttle import Limits
+from vhdtool.export.gentle.throttle import Limits
+from vhdtool.export.moving.copy import Damaged
+from vhdtool.export.proof.manifest import DamagedRange
 
 if TYPE_CHECKING:
     from vhdtool.chain.engine import Engine

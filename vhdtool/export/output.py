@@ -28,14 +28,9 @@ from vhdtool.errors import (
     VhdtoolError,
     printable,
 )
-from vhdtool.export.container import Container, RawContainer, container_for, file_size_known
-from vhdtool.export.copy import Reporter
-from vhdtool.export.digest import WHOLE_ALGORITHMS
-from vhdtool.export.journal import Journal
-from vhdtool.export.manifest import manifest_path
-from vhdtool.export.shape import Shape, TargetFormat, shape_of_document
-from vhdtool.export.sums import file_digests, sums_path, write_sums
-from vhdtool.export.target import (
+from vhdtool.export.containers.container import Container, RawContainer, container_for, file_size_known
+from vhdtool.export.containers.shape import Shape, TargetFormat, shape_of_document
+from vhdtool.export.containers.target import (
     StdoutTarget,
     TargetFile,
     mode_like,
@@ -44,13 +39,18 @@ from vhdtool.export.target import (
     require_usable,
     take_back,
 )
-from vhdtool.export.watch import SourceWatch
+from vhdtool.export.gentle.watch import SourceWatch
+from vhdtool.export.journal import Journal
+from vhdtool.export.moving.copy import Reporter
+from vhdtool.export.proof.digest import WHOLE_ALGORITHMS
+from vhdtool.export.proof.manifest import manifest_path
+from vhdtool.export.proof.sums import file_digests, sums_path, write_sums
 from vhdtool.formats.registry import open_image
 from vhdtool.model.identity import DiskType
 from vhdtool.source import FileSource
 
 if TYPE_CHECKING:
-    from vhdtool.export.ewf import EwfTarget
+    from vhdtool.export.containers.ewf import EwfTarget
 
 STDOUT: Final = "-"
 # What an image of the same job may differ in: a job that goes on takes over what was chosen before.
@@ -168,7 +168,7 @@ class Output:
     def new_container(self) -> Container:
         """The target's container, empty."""
         if self.shape.format is TargetFormat.RAW_ZST:
-            from vhdtool.export.zstd import ZstdContainer
+            from vhdtool.export.containers.zstd import ZstdContainer
 
             container = ZstdContainer(
                 self.target,
@@ -199,7 +199,7 @@ class Output:
         is_packed = self.shape.format is TargetFormat.RAW_ZST
         if not (is_packed or self.shape.format.has_structures) or not isinstance(self.target, TargetFile):
             return None
-        from vhdtool.export.structure import structure_digest
+        from vhdtool.export.proof.structure import structure_digest
 
         with ExitStack() as stack:
             file = stack.enter_context(FileSource(self.target.partial))
@@ -368,7 +368,7 @@ class Output:
         )
 
     def _open_e01(self) -> Target:
-        from vhdtool.export.ewf import EwfTarget
+        from vhdtool.export.containers.ewf import EwfTarget
 
         place = self._place
         self._e01 = self._stack.enter_context(

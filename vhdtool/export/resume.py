@@ -16,11 +16,11 @@ from itertools import chain, islice
 from typing import Final
 
 from vhdtool.errors import CorruptError, ReadError
-from vhdtool.export.container import Container
-from vhdtool.export.copy import DamageSink, Moved, Mover, Reporter
-from vhdtool.export.digest import CHUNK_SIZE, ChunkDigester, ChunkSink, WholeDigest, zeros_digest
+from vhdtool.export.containers.container import Container
 from vhdtool.export.journal import Checkpoint, Journal
-from vhdtool.export.pipeline import Consumer
+from vhdtool.export.moving.copy import DamageSink, Moved, Mover, Reporter
+from vhdtool.export.moving.pipeline import Consumer
+from vhdtool.export.proof.digest import CHUNK_SIZE, ChunkDigester, ChunkSink, WholeDigest, zeros_digest
 
 _ZEROS: Final = zeros_digest(CHUNK_SIZE)
 
@@ -64,7 +64,7 @@ class NotedDamage:
 
 
 class Notes:
-    """Writes a job's checkpoints; see :class:`~vhdtool.export.copy.Checkpoints`.
+    """Writes a job's checkpoints; see :class:`~vhdtool.export.moving.copy.Checkpoints`.
 
     Args:
         chunks: what the first consumer tells of.

@@ -20,8 +20,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from vhdtool import __version__
 from vhdtool.chain.chain import Chain
 from vhdtool.errors import ExportError, printable
-from vhdtool.export.container import Container
-from vhdtool.export.copy import (
+from vhdtool.export.containers.container import Container
+from vhdtool.export.containers.shape import Shape
+from vhdtool.export.containers.target import TargetFile
+from vhdtool.export.gentle.throttle import Pace
+from vhdtool.export.gentle.watch import SourceWatch
+from vhdtool.export.moving.copy import (
     CancelToken,
     DamageSink,
     Moved,
@@ -31,25 +35,21 @@ from vhdtool.export.copy import (
     data_and_holes,
     estimated_data,
 )
-from vhdtool.export.digest import ChunkDigester, ChunkSink, WholeDigest
-from vhdtool.export.manifest import ChunkRecord, DamageRecord, write_manifest
+from vhdtool.export.moving.pipeline import Consumer
 from vhdtool.export.options import ExportOptions, ExportReport
 from vhdtool.export.output import Output, Place, fingerprints
-from vhdtool.export.pipeline import Consumer
+from vhdtool.export.proof.digest import ChunkDigester, ChunkSink, WholeDigest
+from vhdtool.export.proof.manifest import ChunkRecord, DamageRecord, write_manifest
 from vhdtool.export.resume import NotedChunks, NotedDamage, Notes, Trusted
-from vhdtool.export.shape import Shape
-from vhdtool.export.target import TargetFile
-from vhdtool.export.throttle import Pace
-from vhdtool.export.watch import SourceWatch
 from vhdtool.model.plan import ReadPlan
 from vhdtool.model.state import ZEROS, Run
 from vhdtool.source import ByteSource, FileSource, files_of
 
 if TYPE_CHECKING:
     from vhdtool.chain.chain import Layer
-    from vhdtool.export.clone import Clone
+    from vhdtool.export.containers.clone import Clone
     from vhdtool.export.increment import Base
-    from vhdtool.export.seal import Signer
+    from vhdtool.export.proof.seal import Signer
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -140,7 +140,7 @@ class Work:
         self._reporter = Reporter("copy", 0, cancel=cancel, tick=watch.tick)
         self.signer: Signer | None = None
         if options.sign is not None:
-            from vhdtool.export.seal import load_signer
+            from vhdtool.export.proof.seal import load_signer
 
             self.signer = load_signer(options.sign)
 

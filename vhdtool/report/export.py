@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def digest_lines(digests: Mapping[str, str], name: str) -> Iterator[str]:
     """Digests as ``sha256sum`` prints them, so that ``sha256sum -c`` reads them."""
-    from vhdtool.export.sums import sums_line
+    from vhdtool.export.proof.sums import sums_line
 
     return (sums_line(name, digest) for digest in digests.values())
 

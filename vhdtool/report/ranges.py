@@ -11,9 +11,9 @@ from vhdtool.report.text import Document, Paint, count, name_of, plain, size_bot
 
 if TYPE_CHECKING:
     from vhdtool.chain.diff import Difference
-    from vhdtool.export.comparison import Comparison
-    from vhdtool.export.readback import Sample
-    from vhdtool.export.verify import VerifyReport
+    from vhdtool.export.proof.comparison import Comparison
+    from vhdtool.export.proof.readback import Sample
+    from vhdtool.export.proof.verify import VerifyReport
 
 _SHOWN_MAX: Final = 1000
 

@@ -10,9 +10,9 @@ from vhdtool.report.ranges import sample_json, sample_line
 from vhdtool.report.text import Document, Paint, count, instant, name_of, plain, size_both, size_text, table
 
 if TYPE_CHECKING:
-    from vhdtool.export.allpoints import SetReport
     from vhdtool.export.merge import MergeReport, Room
-    from vhdtool.export.verifyset import SetVerifyReport
+    from vhdtool.export.sets.allpoints import SetReport
+    from vhdtool.export.sets.verifyset import SetVerifyReport
 
 
 def set_json(report: SetReport) -> Document:

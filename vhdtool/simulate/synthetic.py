@@ -52,7 +52,7 @@ _PAGE: Final = 4096
 
 
 class Output(Sink, Protocol):
-    """A file in the making, as ``vhdtool.export.target.TargetFile`` is one."""
+    """A file in the making, as ``vhdtool.export.containers.target.TargetFile`` is one."""
 
     @property
     def partial(self) -> Path:

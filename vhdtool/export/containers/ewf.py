@@ -43,7 +43,7 @@ from vhdtool.errors import (
     TargetError,
     printable,
 )
-from vhdtool.export.target import (
+from vhdtool.export.containers.target import (
     ZERO_PIECE,
     TargetFile,
     TargetFolder,

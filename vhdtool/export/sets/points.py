@@ -24,7 +24,7 @@ from vhdtool.chain.link import IdentityKey
 from vhdtool.chain.paths import component_fault, fold
 from vhdtool.chain.tree import SnapshotTree, TreeNode
 from vhdtool.errors import EXIT_MISSING, Finding, Severity
-from vhdtool.export.shape import TargetFormat, claimed_format
+from vhdtool.export.containers.shape import TargetFormat, claimed_format
 from vhdtool.model.identity import DiskType
 
 # Bytes: room for suffixes in the 255 that file systems give.

@@ -14,17 +14,17 @@ from vhdtool.chain.chain import Chain
 from vhdtool.chain.diff import SideBySide, side_by_side
 from vhdtool.chain.reader import require_readable
 from vhdtool.errors import CorruptError, ReadError
-from vhdtool.export.comparison import GRAIN, RANGES_KEPT, Comparison, Ranges
-from vhdtool.export.copy import (
+from vhdtool.export.containers.target import ZERO_PIECE
+from vhdtool.export.gentle.watch import SourceWatch
+from vhdtool.export.moving.copy import (
     CancelToken,
     ProgressCallback,
     Reporter,
     data_and_holes,
     with_guest_range,
 )
-from vhdtool.export.pipeline import BUFFER_SIZE
-from vhdtool.export.target import ZERO_PIECE
-from vhdtool.export.watch import SourceWatch
+from vhdtool.export.moving.pipeline import BUFFER_SIZE
+from vhdtool.export.proof.comparison import GRAIN, RANGES_KEPT, Comparison, Ranges
 from vhdtool.model.state import ZEROS, Run
 from vhdtool.source import ByteSource, FileSource, JoinedSource, PatchedSource, WrappingSource
 

@@ -20,7 +20,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final, Protocol
 
 from vhdtool.errors import MissingPackageError
-from vhdtool.export.target import ZERO_PIECE
+from vhdtool.export.containers.target import ZERO_PIECE
 
 if TYPE_CHECKING:
     from hashlib import _Hash

@@ -26,12 +26,12 @@ from vhdtool.errors import (
     Severity,
     VhdtoolError,
 )
-from vhdtool.export.copy import CancelToken, Progress, ProgressCallback
-from vhdtool.export.readback import Sample, new_seed
-from vhdtool.export.seal import Verifier, check_sealed, load_verifier
-from vhdtool.export.setfile import SetImage, SetManifest
-from vhdtool.export.throttle import Limits
-from vhdtool.export.verify import VerifyReport, verify_image
+from vhdtool.export.gentle.throttle import Limits
+from vhdtool.export.moving.copy import CancelToken, Progress, ProgressCallback
+from vhdtool.export.proof.readback import Sample, new_seed
+from vhdtool.export.proof.seal import Verifier, check_sealed, load_verifier
+from vhdtool.export.proof.verify import VerifyReport, verify_image
+from vhdtool.export.sets.setfile import SetImage, SetManifest
 from vhdtool.formats.registry import open_image
 from vhdtool.model.identity import DiskType
 from vhdtool.source import FileSource
@@ -118,8 +118,8 @@ def verify_set(
     """Read every image of the set in ``folder`` back.  What is wrong with one is no reason to stop.
 
     Args:
-        sample, seed, key, limits: as for :func:`~vhdtool.export.verify.verify_image`; the set's own manifest
-            must be signed by the key's owner, too.
+        sample, seed, key, limits: as for :func:`~vhdtool.export.proof.verify.verify_image`; the set's own
+            manifest must be signed by the key's owner, too.
         progress, cancel: over all images.
 
     Raises:

@@ -15,10 +15,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, NoReturn
 
-from vhdtool.export.digest import ChunkDigester, ChunkSink
-from vhdtool.export.manifest import ChunkRun, Manifest
-from vhdtool.export.pipeline import Consumer
-from vhdtool.export.target import ZERO_PIECE, TargetFile
+from vhdtool.export.containers.target import ZERO_PIECE, TargetFile
+from vhdtool.export.moving.pipeline import Consumer
+from vhdtool.export.proof.digest import ChunkDigester, ChunkSink
+from vhdtool.export.proof.manifest import ChunkRun, Manifest
 from vhdtool.model.state import Run
 from vhdtool.source import ByteSource, FileSource
 
@@ -59,7 +59,7 @@ class Clone:
 
 
 class CloneContainer:
-    """A raw image over the clone of another one; see :class:`~vhdtool.export.container.Container`.
+    """A raw image over the clone of another one; see :class:`~vhdtool.export.containers.container.Container`.
 
     A job that makes one is begun anew after an interruption: what it has of its own is little.
 

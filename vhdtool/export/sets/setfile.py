@@ -34,11 +34,11 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from vhdtool.errors import EXIT_UNSUPPORTED, CorruptError, FileMissingError, FindingLog, printable
-from vhdtool.export.points import Skipped
-from vhdtool.export.records import FILE_SIZE_MAX, SIZE_MAX
-from vhdtool.export.scanner import Claims, Scanner
-from vhdtool.export.seal import SealedWriter, Signer, Verifier, check_sealed
-from vhdtool.export.target import TargetFile
+from vhdtool.export.containers.target import TargetFile
+from vhdtool.export.proof.records import FILE_SIZE_MAX, SIZE_MAX
+from vhdtool.export.proof.scanner import Claims, Scanner
+from vhdtool.export.proof.seal import SealedWriter, Signer, Verifier, check_sealed
+from vhdtool.export.sets.points import Skipped
 from vhdtool.source import FileSource
 
 SET_VERSION: Final = 1

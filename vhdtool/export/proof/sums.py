@@ -10,9 +10,9 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from vhdtool.export.copy import Mover, Reporter
-from vhdtool.export.digest import WholeDigest
-from vhdtool.export.target import TargetFile
+from vhdtool.export.containers.target import TargetFile
+from vhdtool.export.moving.copy import Mover, Reporter
+from vhdtool.export.proof.digest import WholeDigest
 from vhdtool.model.state import Run
 from vhdtool.source import ByteSource
 

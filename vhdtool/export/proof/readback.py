@@ -22,13 +22,13 @@ from vhdtool.errors import (
     VhdtoolError,
     hexadecimal,
 )
-from vhdtool.export.comparison import Ranges
-from vhdtool.export.copy import CELL_SIZE, Mover, Reporter, zero_spans
-from vhdtool.export.digest import WHOLE_ALGORITHMS, ChunkDigester, WholeDigest, zeros_digest
-from vhdtool.export.manifest import ChunkRun, Manifest
-from vhdtool.export.pipeline import Consumer, Span
-from vhdtool.export.structure import damaged_piece, structure_digest
-from vhdtool.export.throttle import Pace
+from vhdtool.export.gentle.throttle import Pace
+from vhdtool.export.moving.copy import CELL_SIZE, Mover, Reporter, zero_spans
+from vhdtool.export.moving.pipeline import Consumer, Span
+from vhdtool.export.proof.comparison import Ranges
+from vhdtool.export.proof.digest import WHOLE_ALGORITHMS, ChunkDigester, WholeDigest, zeros_digest
+from vhdtool.export.proof.manifest import ChunkRun, Manifest
+from vhdtool.export.proof.structure import damaged_piece, structure_digest
 from vhdtool.formats.image import DiskImage, require_sound
 from vhdtool.formats.registry import open_image
 from vhdtool.model.plan import ReadPlan, merged
@@ -245,7 +245,7 @@ class Verification:
 
     def _read_stream(self, consumers: Sequence[Consumer]) -> None:
         """The disk in an E01, as another program gives it; what it complains of is a finding."""
-        from vhdtool.export.ewf import read_stream
+        from vhdtool.export.containers.ewf import read_stream
 
         buffer, fed, stop = bytearray(), 0, self._manifest.size
         with read_stream(self._file.path, check=self._reporter.check) as stream:

@@ -43,18 +43,18 @@ from vhdtool.errors import (
     VhdtoolError,
     printable,
 )
-from vhdtool.export.clone import Clone
-from vhdtool.export.compare import Comparer, unequal_pieces
-from vhdtool.export.copy import CancelToken, Progress, ProgressCallback, Reporter, estimated_data
+from vhdtool.export.containers.clone import Clone
+from vhdtool.export.containers.shape import ParentFacts, Shape, TargetFormat, shape_of_child, shape_of_export
+from vhdtool.export.containers.target import TargetFile, make_folder, mode_like, remove_result, require_usable
+from vhdtool.export.gentle.watch import Settling, SourceWatch, settle
 from vhdtool.export.increment import base_record, is_as_made, is_made_of
-from vhdtool.export.manifest import Manifest, manifest_path
+from vhdtool.export.moving.copy import CancelToken, Progress, ProgressCallback, Reporter, estimated_data
 from vhdtool.export.options import ExportOptions
-from vhdtool.export.points import Plan, Point, Skipped, plan_points
-from vhdtool.export.seal import check_sealed
-from vhdtool.export.setfile import LAYOUTS, SET_NAME, SetImage, write_set
-from vhdtool.export.shape import ParentFacts, Shape, TargetFormat, shape_of_child, shape_of_export
-from vhdtool.export.target import TargetFile, make_folder, mode_like, remove_result, require_usable
-from vhdtool.export.watch import Settling, SourceWatch, settle
+from vhdtool.export.proof.compare import Comparer, unequal_pieces
+from vhdtool.export.proof.manifest import Manifest, manifest_path
+from vhdtool.export.proof.seal import check_sealed
+from vhdtool.export.sets.points import Plan, Point, Skipped, plan_points
+from vhdtool.export.sets.setfile import LAYOUTS, SET_NAME, SetImage, write_set
 from vhdtool.export.work import Content, Work, full_content, utc_text
 from vhdtool.formats.image import DiskImage, OpenOptions
 from vhdtool.formats.registry import open_image

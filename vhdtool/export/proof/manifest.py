@@ -62,11 +62,11 @@ from vhdtool.errors import (
     FindingLog,
     printable,
 )
-from vhdtool.export.digest import ALGORITHM, CHUNK_SIZE, INHERITED, RootDigester
-from vhdtool.export.records import SIZE_MAX, Record, read_base, read_case, read_layer, read_target
-from vhdtool.export.scanner import Claims, Scanner
-from vhdtool.export.seal import SealedWriter, Signer, Verifier, check_sealed, find_seal, refuse_unsealed
-from vhdtool.export.target import TargetFile
+from vhdtool.export.containers.target import TargetFile
+from vhdtool.export.proof.digest import ALGORITHM, CHUNK_SIZE, INHERITED, RootDigester
+from vhdtool.export.proof.records import SIZE_MAX, Record, read_base, read_case, read_layer, read_target
+from vhdtool.export.proof.scanner import Claims, Scanner
+from vhdtool.export.proof.seal import SealedWriter, Signer, Verifier, check_sealed, find_seal, refuse_unsealed
 from vhdtool.source import FileSource
 
 MANIFEST_VERSION: Final = 2

@@ -28,8 +28,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final, Protocol
 
-from vhdtool.export.shape import Shape, TargetFormat
-from vhdtool.export.target import TargetFile
+from vhdtool.export.containers.shape import Shape, TargetFormat
+from vhdtool.export.containers.target import TargetFile
 from vhdtool.formats.image import Sink
 from vhdtool.model.identity import DiskType, Identity
 from vhdtool.model.state import UNHELD, ZEROS, BlockState, Run

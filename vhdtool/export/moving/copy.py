@@ -34,8 +34,8 @@ from vhdtool.errors import (
     ReadError,
     hexadecimal,
 )
-from vhdtool.export.pipeline import BUFFER_SIZE, DATA, Buffer, Consumer, Pipeline, Span
-from vhdtool.export.target import ZERO_PIECE
+from vhdtool.export.containers.target import ZERO_PIECE
+from vhdtool.export.moving.pipeline import BUFFER_SIZE, DATA, Buffer, Consumer, Pipeline, Span
 from vhdtool.formats.image import Sink
 from vhdtool.model.plan import ReadPlan
 from vhdtool.model.state import DAMAGED, UNHELD, ZEROS, Run

@@ -28,8 +28,8 @@ from pathlib import Path
 from typing import Final
 
 from vhdtool.errors import ExportError
-from vhdtool.export.digest import CHUNK_SIZE
-from vhdtool.export.target import ZERO_PIECE, TargetFile
+from vhdtool.export.containers.target import ZERO_PIECE, TargetFile
+from vhdtool.export.proof.digest import CHUNK_SIZE
 from vhdtool.formats.image import Sink
 from vhdtool.formats.seekable import (
     FOOTER,

@@ -20,7 +20,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from vhdtool.errors import EXIT_UNSUPPORTED, FindingLog
-from vhdtool.export.scanner import Claims
+from vhdtool.export.proof.scanner import Claims
 
 FORMATS: Final = ("raw", "vhd", "vhdx", "raw.zst", "e01")
 # The largest disk of any format, and what a file around it can take.

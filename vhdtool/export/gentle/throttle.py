@@ -25,8 +25,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
-from vhdtool.export.cache import CacheKeeper
-from vhdtool.export.priority import LowPriority
+from vhdtool.export.gentle.cache import CacheKeeper
+from vhdtool.export.gentle.priority import LowPriority
 from vhdtool.source import ByteSource, WrappingSource
 
 Clock = Callable[[], float]

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from vhdtool.export.comparison import GRAIN, RANGES_KEPT, Comparison, Ranges
-from vhdtool.export.naive import NaiveDisk
+from vhdtool.export.proof.comparison import GRAIN, RANGES_KEPT, Comparison, Ranges
+from vhdtool.export.proof.naive import NaiveDisk
 
 WINDOW: Final = 1 << 20
 

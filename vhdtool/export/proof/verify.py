@@ -20,15 +20,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vhdtool.chain.chain import Chain, FoundBy, Layer, LinkVerdict
-from vhdtool.export.against import compare_naively
-from vhdtool.export.comparison import Comparison
-from vhdtool.export.copy import CancelToken, ProgressCallback, Reporter
-from vhdtool.export.manifest import Manifest, manifest_path
-from vhdtool.export.naive import NaiveDisk
-from vhdtool.export.readback import Sample, Verification, VerifyReport, new_seed, open_content
-from vhdtool.export.seal import load_verifier
-from vhdtool.export.throttle import Limits, Pace
-from vhdtool.export.watch import SourceWatch
+from vhdtool.export.gentle.throttle import Limits, Pace
+from vhdtool.export.gentle.watch import SourceWatch
+from vhdtool.export.moving.copy import CancelToken, ProgressCallback, Reporter
+from vhdtool.export.proof.against import compare_naively
+from vhdtool.export.proof.comparison import Comparison
+from vhdtool.export.proof.manifest import Manifest, manifest_path
+from vhdtool.export.proof.naive import NaiveDisk
+from vhdtool.export.proof.readback import Sample, Verification, VerifyReport, new_seed, open_content
+from vhdtool.export.proof.seal import load_verifier
 from vhdtool.formats.raw import RawImage
 from vhdtool.source import FileSource
 

@@ -1,0 +1,1 @@
+"""What exports are written to: formats as containers, and the files that hold them."""

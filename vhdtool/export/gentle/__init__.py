@@ -1,0 +1,1 @@
+"""Sparing the host: limits, priorities, the page cache, and watching what changes."""

@@ -1,0 +1,1 @@
+"""Moving bytes: read plans into sinks, and buffers to whoever digests them."""

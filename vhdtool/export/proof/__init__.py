@@ -1,0 +1,1 @@
+"""What proves an export: digests, manifests, and reading it back."""

@@ -1,0 +1,1 @@
+"""Every point in time of a tree as one set."""
