@@ -1,5 +1,6 @@
 #!/bin/sh
-# The main job, on the images that fixtures/ brings along: exports a point in time of a chain and verifies it.
+# The main job, on the images that fixtures/ brings along: exports a point in time of a chain and verifies it, then
+# backs all of them up.
 # All set-up is done here.  The result goes to a temporary folder, or to the one named: sh scripts/demo.sh FOLDER
 set -eu
 cd "$(dirname "$0")/.."
@@ -37,6 +38,8 @@ show vhdtool tree web01
 show vhdtool chain web01/Snapshots/web01_wednesday.avhdx
 show vhdtool export --force --hash sha256 web01/Snapshots/web01_wednesday.avhdx wednesday.raw
 show vhdtool verify wednesday.raw
+show vhdtool export --force --all web01 backup
+show vhdtool verify --set backup
 
 found=$(python -c 'import hashlib, sys; print(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest())' wednesday.raw)
 if [ "$found" != "$expected" ]; then

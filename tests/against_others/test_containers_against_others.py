@@ -35,7 +35,7 @@ from tests.export.pieces import (
     kind_id,
     size_of,
 )
-from vhdtool.export.shape import Shape, shape_of_export
+from vhdtool.export.containers.shape import Shape, shape_of_export
 from vhdtool.formats.registry import open_image
 from vhdtool.formats.vhd.chs import geometry_of
 

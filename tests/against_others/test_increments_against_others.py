@@ -20,8 +20,8 @@ from tests.against_others.test_chains_against_others import (
 )
 from tests.export.test_increment import a_tree
 from tests.generated import MIB, Point, Style
-from vhdtool.export.allpoints import export_all
 from vhdtool.export.merge import merge_image
+from vhdtool.export.sets.allpoints import export_all
 
 # 7-Zip wants a child to be as large as its parent.
 STYLES = {

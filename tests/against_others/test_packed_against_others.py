@@ -16,11 +16,11 @@ import pytest
 
 from tests.cli import helpers as vhdtool
 from tests.export.kit import MIB, a_disk
-from vhdtool.export.container import RawContainer
-from vhdtool.export.copy import Mover, Reporter
-from vhdtool.export.ewf import EwfTarget
-from vhdtool.export.target import TargetFile
-from vhdtool.export.zstd import GROUP_SIZE, ZstdContainer
+from vhdtool.export.containers.container import RawContainer
+from vhdtool.export.containers.ewf import EwfTarget
+from vhdtool.export.containers.target import TargetFile
+from vhdtool.export.containers.zstd import GROUP_SIZE, ZstdContainer
+from vhdtool.export.moving.copy import Mover, Reporter
 from vhdtool.model.state import Run
 from vhdtool.source import FileSource
 
