@@ -56,7 +56,7 @@ def test_verify_says_what_could_not_be_read_and_checks_the_quoted_digests(tmp_pa
 @pytest.mark.parametrize(
     ("command", "code", "said"),
     [
-        ("export FOLDER OUT.raw", 2, "--all exports every point in time in it"),
+        ("export FOLDER OUT.raw", 65, "--all exports every point in time in a folder"),
         ("export --all LEAF OUT", 2, "--all takes a folder"),
         ("export LEAF OUT.raw --layout images", 2, "--layout goes with --all"),
         ("export --all FOLDER OUT --keep-id", 2, "keep-id cannot be chosen"),
@@ -69,7 +69,7 @@ def test_verify_says_what_could_not_be_read_and_checks_the_quoted_digests(tmp_pa
         ("export LEAF - --format e01", 73, "a fixed E01 cannot be written to standard output"),
         ("export LEAF - --base LEAF", 73, "a differencing VHDX cannot be written to standard output"),
         ("merge LEAF -", 73, "a dynamic VHDX cannot be written to standard output"),
-        ("verify FOLDER", 2, "--set verifies a set of exports"),
+        ("verify FOLDER", 65, "--set verifies a set of exports"),
         ("verify OUT.raw.manifest.json", 2, "name the image that it belongs to"),
         ("verify LEAF", 66, "--against needs none"),
     ],

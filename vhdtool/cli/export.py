@@ -10,7 +10,7 @@ import click
 
 from vhdtool.cli.exporting import export_options, open_to_export, say_what_was_done, saying_how_to_resume
 from vhdtool.cli.options import FILE, Access, chain_options, json_option
-from vhdtool.cli.output import require_stdout
+from vhdtool.cli.output import refuse_folder, require_stdout
 from vhdtool.cli.progress import progress_bar
 from vhdtool.errors import printable
 
@@ -100,10 +100,9 @@ def command(
         )
     if layout is not None:
         raise click.UsageError("--layout goes with --all")
-    if leaf.is_dir():
-        raise click.UsageError(f"{printable(str(leaf))} is a folder: --all exports every point in time in it")
     if as_json:
         raise click.UsageError("--json goes with --all; what is known of one export stands in its manifest")
+    refuse_folder(leaf, "--all exports every point in time in a folder")
     from vhdtool.export.job import export_chain
 
     if target == "-":

@@ -1,5 +1,6 @@
 """Where the process starts; what the command line is stands in ``app``."""
 
+import os
 import sys
 
 
@@ -9,6 +10,8 @@ def main() -> None:
     All imports are made in here: Ctrl-C during them, which take most of a short command's time, ends as
     quietly as one during the work.
     """
+    # NumPy's linear algebra starts a thread for each CPU, and nothing here asks it for anything.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         from vhdtool.cli.app import cli
 

@@ -13,7 +13,7 @@ import click
 
 from vhdtool.cli.faults import say
 from vhdtool.cli.options import Access
-from vhdtool.errors import Finding, Severity, TargetError
+from vhdtool.errors import CorruptError, Finding, Location, Severity, TargetError
 from vhdtool.report.text import Paint, plain
 
 if TYPE_CHECKING:
@@ -124,6 +124,20 @@ def open_both_sound(a: Path, b: Path, access: Access) -> Iterator[tuple[Chain, C
         chain_b.require_sound()
         print_warnings([*chain_a.warnings(), *chain_b.warnings()])
         yield chain_a, chain_b
+
+
+def refuse_folder(path: Path, hint: str) -> None:
+    """Refuse a folder where a file is asked for, and say what takes one.
+
+    Raises:
+        CorruptError: it is one.
+    """
+    if path.is_dir():
+        what = f"this is no file; {hint}"
+        place = Location(str(path))
+        raise CorruptError(
+            Finding("file.not_regular", Severity.ERROR, place, what, "a directory", "a regular file")
+        )
 
 
 def require_stdout() -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vhdtool.cli.options import FILE, Access, chain_options, gentle_options, json_option, progress_option
-from vhdtool.cli.output import open_sound, paint, print_json, print_text
+from vhdtool.cli.output import open_sound, paint, print_json, print_text, refuse_folder
 from vhdtool.cli.progress import ProgressMode, progress_bar
 from vhdtool.errors import printable
 
@@ -92,8 +92,7 @@ def command(
                 as_json=as_json,
             )
         )
-    if target.is_dir():
-        raise click.UsageError(f"{printable(str(target))} is a folder: --set verifies a set of exports")
+    refuse_folder(target, "--set verifies a set of exports")
     if against is not None:
         for name, value in (("--manifest", manifest), ("--key", key), ("--sample", sample)):
             if value is not None:

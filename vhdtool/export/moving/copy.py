@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from vhdtool.chain.engine import NO_FILE, ZERO_FILL, Engine, descriptors_of, machine_for
+from vhdtool.chain.engine import NO_FILE, ZERO_FILL, Engine, Int32s, descriptors_of, machine_for
 from vhdtool.chain.reader import require_readable
 from vhdtool.errors import (
     EXIT_INTERRUPTED,
@@ -351,26 +351,36 @@ class Mover:
         cuts = plan.offset[rows] + plan.length[rows] - (behind[rows] - full)
         cuts = cuts[cuts < plan.stop]
         pieces = plan.cut(np.union1d(plan.offset, cuts), plan.stop)
+        is_read = _is_read(pieces)
+        descriptors = self._descriptors[np.maximum(pieces.layer, -1)]
+        descriptors[is_read & (pieces.layer == ZEROS)] = ZERO_FILL
+        descriptors[~is_read] = NO_FILE
         begin = 0
         for end in [*np.searchsorted(pieces.offset, cuts).tolist(), len(pieces)]:
-            self._gather(pieces, slice(begin, end))
+            self._gather(_rows(pieces, begin, end), is_read[begin:end], descriptors[begin:end])
             begin = end
 
-    def _gather(self, pieces: ReadPlan, rows: slice) -> None:
+    def _gather(self, pieces: ReadPlan, is_read: npt.NDArray[np.bool_], descriptors: Int32s) -> None:
         """Read pieces whose data fit into one buffer."""
-        layers, places, counts = pieces.layer[rows], pieces.file_offset[rows], pieces.length[rows]
-        is_read = _is_read(pieces)[rows]
+        counts = pieces.length
         ends = np.cumsum(np.where(is_read, counts, 0))
-        if self._filled + int(ends[-1]) > BUFFER_SIZE or len(self._spans) >= _SPANS_MAX:
+        room = int(ends[-1])
+        if self._filled + room > BUFFER_SIZE or len(self._spans) >= _SPANS_MAX:
             self._flush()
-        descriptors = self._descriptors[np.maximum(layers, -1)]
-        descriptors[is_read & (layers == ZEROS)] = ZERO_FILL
-        descriptors[~is_read] = NO_FILE
         out = np.frombuffer(self._buffer.bytes, np.uint8)
-        machine = machine_for(self._engine, reads=len(layers))
-        done = machine.read_pieces(descriptors, places, counts, self._filled + ends - counts, out)
-        columns = (done.tolist(), layers.tolist(), places.tolist(), counts.tolist())
-        for is_done, layer, place, count in zip(*columns):
+        machine = machine_for(self._engine, reads=len(counts))
+        done = machine.read_pieces(descriptors, pieces.file_offset, counts, self._filled + ends - counts, out)
+        if done.all():
+            self._moved.read += room - int(counts[descriptors == ZERO_FILL].sum())
+            self._take(DATA, room)
+        else:
+            self._take_each(pieces, done)
+        if self._filled == BUFFER_SIZE:
+            self._flush()
+
+    def _take_each(self, pieces: ReadPlan, done: npt.NDArray[np.bool_]) -> None:
+        """Take pieces one by one: some are read (``done``), some need not be, some could not be."""
+        for is_done, (_, count, layer, place) in zip(done.tolist(), pieces):
             if is_done:
                 self._moved.read += count if layer >= 0 else 0
                 self._take(DATA, count)
@@ -378,8 +388,6 @@ class Mover:
                 self._take(layer, count)
             else:  # no plain file, or reading fails: the source reads it, or says what is to be said
                 self._fill(self._sources[layer], place, count)
-        if self._filled == BUFFER_SIZE:
-            self._flush()
 
     def _void(self, length: int, kind: int) -> None:
         """Bytes that are not read: zeros, or a gap."""
