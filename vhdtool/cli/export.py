@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -30,14 +29,6 @@ if TYPE_CHECKING:
 )
 @click.option("--azure", is_flag=True, help="A fixed VHD of whole MiB, as Azure takes it.")
 @click.option(
-    "--damaged",
-    type=click.Choice(["refuse", "zero"]),
-    default="refuse",
-    show_default=True,
-    help="Refuse a disk with ranges that cannot be read, or export zeros there and list them.",
-)
-@click.option("--manifest", type=FILE, help="Where the manifest goes; TARGET.manifest.json without it.")
-@click.option(
     "--all",
     "all_points",
     is_flag=True,
@@ -55,14 +46,12 @@ if TYPE_CHECKING:
 def command(
     leaf: Path,
     target: str,
-    manifest: Path | None,
     all_points: bool,
     layout: Literal["increments", "images"] | None,
     options: ExportOptions,
     progress_mode: ProgressMode,
     access: Access,
     as_json: bool,
-    **wanted: Any,
 ) -> None:
     """Write the disk that LEAF's guest would see to TARGET, as one image.
 
@@ -72,11 +61,6 @@ def command(
     With --base only what differs from another point in time is written, as a differencing image.  With --all
     LEAF is a folder, and every point in time below it goes to the folder TARGET.
     """
-    if manifest is not None:
-        if options.manifest is False:
-            raise click.UsageError("--manifest and --no-manifest exclude each other")
-        wanted["manifest"] = manifest
-    options = replace(options, **wanted)
     try:
         options.check()
     except ValueError as error:

@@ -71,6 +71,13 @@ _OPTIONS: Final = (
         show_default=True,
         help="Look for zeros in data, and give them no space.",
     ),
+    click.option(
+        "--damaged",
+        type=click.Choice(["refuse", "zero"]),
+        default="refuse",
+        show_default=True,
+        help="Refuse a disk with ranges that cannot be read, or put zeros there and list them.",
+    ),
     click.option("--resume", is_flag=True, help="Go on with what an interrupted job left, and verify that."),
     click.option(
         "--hash",
@@ -80,6 +87,7 @@ _OPTIONS: Final = (
         metavar="LIST",
         help="Digests of the whole disk: md5, sha1, sha256, sha512, blake2b, blake3; with commas between.",
     ),
+    click.option("--manifest", type=FILE, help="Where the manifest goes; TARGET.manifest.json without it."),
     click.option(
         "--no-manifest", is_flag=True, help="No manifest and no digests; such a job cannot be resumed."
     ),
@@ -129,13 +137,15 @@ def _taken(values: dict[str, Any]) -> ExportOptions:
     case = {name: text for name in _CASE if (text := values.pop(name))}
     no_manifest = values.pop("no_manifest")
     if no_manifest:
+        if values["manifest"] is not None:
+            raise click.UsageError("--manifest and --no-manifest exclude each other")
         for name in ("sign", "resume"):
             if values.get(name):
                 raise click.UsageError(f"--{name} needs a manifest")
         if case:
             raise click.UsageError(f"--{next(iter(case))} goes into the manifest")
     names = ExportOptions.__slots__
-    mine = {name: values.pop(name) for name in list(values) if name in names and name != "manifest"}
+    mine = {name: values.pop(name) for name in list(values) if name in names}
     if no_manifest:
         mine["manifest"] = False
     return ExportOptions(case=case, **mine)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -24,14 +23,6 @@ if TYPE_CHECKING:
 @click.argument("leaf", type=FILE)
 @click.argument("target", type=FILE)
 @click.option(
-    "--damaged",
-    type=click.Choice(["refuse", "zero"]),
-    default="refuse",
-    show_default=True,
-    help="Refuse a disk with ranges that cannot be read, or put zeros there and list them.",
-)
-@click.option("--manifest", type=FILE, help="Where the manifest goes; TARGET.manifest.json without it.")
-@click.option(
     "--room-check/--no-room-check",
     default=True,
     show_default=True,
@@ -42,12 +33,10 @@ if TYPE_CHECKING:
 def command(
     leaf: Path,
     target: Path,
-    manifest: Path | None,
     room_check: bool,
     options: ExportOptions,
     progress_mode: ProgressMode,
     access: Access,
-    **wanted: Any,
 ) -> None:
     """Fold LEAF and everything that it reads through into one new full image.
 
@@ -61,11 +50,6 @@ def command(
         if sys.stderr is not None and sys.stderr.isatty():
             say(room_line(room))
 
-    if manifest is not None:
-        if options.manifest is False:
-            raise click.UsageError("--manifest and --no-manifest exclude each other")
-        wanted["manifest"] = manifest
-    options = replace(options, **wanted)
     with (
         saying_how_to_resume(str(target)),
         progress_bar("merge", progress_mode) as progress,
