@@ -3,6 +3,9 @@
 From closed files on: opening the chain and resolving it count, the start of the interpreter does not.  There
 is no manifest and nobody waits for the storage, for cp and the others do neither.  libvhdi's time is taken in
 its process, without the start of that; qemu-img and cp are whole processes.
+
+Once as a process that has just begun exports, with NumPy and a loop in Python, and once more with numba, for
+programs in which that has been started.
 """
 
 from __future__ import annotations
@@ -19,7 +22,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from benchmarks.chains import GIB, MIB, Disk, Everywhere, used_disks
 from benchmarks.contest import Contestant, Target, compete, note_quickest
 from benchmarks.exporting import QEMU_QUICKEST, Place, data_bytes
-from vhdtool.chain import engine
+from vhdtool.chain import engine as engines
+from vhdtool.chain.engine import Engine
 from vhdtool.model.identity import ImageFormat
 from vhdtool.simulate.synthetic import Recipe
 
@@ -31,7 +35,14 @@ DEPTHS: Final[dict[str, tuple[Kind, tuple[int, ...]]]] = {
     "vhdx-over-base": ((ImageFormat.VHDX, Recipe), (16, 64, 255)),
     "vhd": ((ImageFormat.VHD, Everywhere), (0, 16)),
 }
-CASES: Final = [(name, depth) for name, (_, depths) in DEPTHS.items() for depth in depths]
+ENGINES: Final[tuple[Engine, ...]] = ("auto", "numba")
+# One chain after the other: each is made once.  Without layers there are no small pieces to be quick with.
+CASES: Final = [
+    (name, depth, engine)
+    for name, (_, depths) in DEPTHS.items()
+    for depth in depths
+    for engine in (ENGINES if depth else ENGINES[:1])
+]
 TARGETS: Final[dict[tuple[str, int], dict[str, Target]]] = {
     ("vhdx", 0): {"cp": 0.95, QEMU_QUICKEST: (0.95, 0.70)},  # wall and CPU
     ("vhdx", 16): {"cp": 1.05, "libvhdi": 1 / 5},
@@ -71,7 +82,11 @@ def chains(room: Path, measuring: bool) -> Chains:
 
 
 @pytest.mark.usefixtures("fresh_engine")
-@pytest.mark.parametrize(("name", "depth"), CASES, ids=[f"{name}-depth={depth}" for name, depth in CASES])
+@pytest.mark.parametrize(
+    ("name", "depth", "engine"),
+    CASES,
+    ids=lambda value: f"depth={value}" if isinstance(value, int) else value,
+)
 def test_raw_export(
     benchmark: BenchmarkFixture,
     room: Path,
@@ -79,14 +94,17 @@ def test_raw_export(
     libvhdi: Callable[..., dict[str, Contestant]],
     name: str,
     depth: int,
+    engine: Engine,
 ) -> None:
+    if engine == "numba":
+        pytest.importorskip("numba")
     disk = chains.disk(name, depth)
     place = Place(disk, room / "target.raw")
-    ours = place.ours(manifest=False)
+    ours = place.ours(manifest=False, engine=engine)
     paths = list(map(str, disk.paths))
     # qemu-img reads single images only; of those, libvhdi gives no figure that anybody asked for.
     qemu = place.qemu_img("-O", "raw") if depth == 0 else {}
-    others = libvhdi(disk.size, "export", paths, str(place.target)) if depth else {}
+    others = libvhdi(disk.size, "export", paths, str(place.target)) if depth and engine == "auto" else {}
     peers = {"cp": place.cp(), **qemu, **others}
     place.rehearse({"ours": ours, **peers})
     targets = TARGETS.get((name, depth), {})
@@ -100,7 +118,7 @@ def test_raw_export(
         bytes=disk.size,
         data_bytes=data_bytes(disk.flat),
         layers=len(disk.paths),
-        engine="numpy" if engine._numba is None else "numba",
+        engine="numpy" if engines._numba is None else "numba",
         cpus=os.cpu_count(),
     )
     place.prepare()

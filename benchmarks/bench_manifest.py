@@ -1,8 +1,8 @@
 """What a manifest costs: exporting with one, and reading an export back against one.
 
-Ours digests every chunk that is not all zeros, in a thread beside the one that copies.  The limit of an
+Ours digests every chunk that is not all zeros, in as many threads as there are CPUs.  The limit of an
 export is the slower one of a copy and of a digest of the data, each measured by itself: who does both on two
-CPUs cannot be quicker.  That needs two CPUs that nobody else uses.  The limit of reading back is the digest.
+CPUs is hardly quicker.  That needs two CPUs that nobody else uses.  The limit of reading back is the digest.
 """
 
 from __future__ import annotations

@@ -189,6 +189,17 @@ def note_seconds_over(benchmark: BenchmarkFixture, samples: Samples, peer: str, 
     aim(benchmark, name, target)
 
 
+def note_without_start(
+    benchmark: BenchmarkFixture, samples: Samples, start: str, peer: str, target: float
+) -> None:
+    """Ours beside ``peer`` once more, without what ``start`` takes: where a target says "plus start"."""
+    rounds = list(zip(samples["ours"], samples[start], samples[peer]))
+    name = f"ours less its start / {peer}"
+    benchmark.extra_info[f"{name} wall"] = _median((a.wall - s.wall) / b.wall for a, s, b in rounds)
+    benchmark.extra_info[f"{name} cpu"] = _median((a.cpu - s.cpu) / b.cpu for a, s, b in rounds)
+    aim(benchmark, name, target)
+
+
 def note(benchmark: BenchmarkFixture, name: str, value: float, target: Target | None = None) -> None:
     """Keep a figure that is no race, and what it should be at most."""
     benchmark.extra_info[name] = float(f"{value:.4g}")

@@ -75,8 +75,8 @@ if TYPE_CHECKING:
     from vhdtool.export.job import ExportJob as ExportJob
     from vhdtool.export.job import export_image as export_image
     from vhdtool.export.merge import merge_image as merge_image
-    from vhdtool.export.moving.copy import CancelToken as CancelToken
-    from vhdtool.export.moving.copy import Progress as Progress
+    from vhdtool.export.moving.progress import CancelToken as CancelToken
+    from vhdtool.export.moving.progress import Progress as Progress
     from vhdtool.export.options import ExportOptions as ExportOptions
     from vhdtool.export.options import ExportReport as ExportReport
     from vhdtool.export.proof.verify import verify_image as verify_image
@@ -124,12 +124,12 @@ _HOME_OF = {
     "ReadError": "vhdtool.errors",
     "FileMissingError": "vhdtool.errors",
     "TargetExistsError": "vhdtool.errors",
-    "CancelToken": "vhdtool.export.moving.copy",
+    "CancelToken": "vhdtool.export.moving.progress",
     "ExportJob": "vhdtool.export.job",
     "ExportOptions": "vhdtool.export.options",
     "ExportReport": "vhdtool.export.options",
     "Limits": "vhdtool.export.gentle.throttle",
-    "Progress": "vhdtool.export.moving.copy",
+    "Progress": "vhdtool.export.moving.progress",
     "export_all": "vhdtool.export.sets.allpoints",
     "export_image": "vhdtool.export.job",
     "merge_image": "vhdtool.export.merge",

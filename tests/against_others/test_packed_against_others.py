@@ -20,7 +20,8 @@ from vhdtool.export.containers.container import RawContainer
 from vhdtool.export.containers.ewf import EwfTarget
 from vhdtool.export.containers.target import TargetFile
 from vhdtool.export.containers.zstd import GROUP_SIZE, ZstdContainer
-from vhdtool.export.moving.copy import Mover, Reporter
+from vhdtool.export.moving.copy import Mover
+from vhdtool.export.moving.progress import Reporter
 from vhdtool.model.state import Run
 from vhdtool.source import FileSource
 

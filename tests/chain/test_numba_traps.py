@@ -341,6 +341,7 @@ CALLS = {
     "rank.runs_at": "(i, i, i, u, four, i, shifts, i, i)",
     "walk.walk_lookups": "(i, i, i, b, i, i, i, i, 9, h, i, h)",
     "positioned.read_pieces": "(d, i, i, i, b, b.view(np.bool_))",
+    "positioned.gather": "(i, h, i, d, i, 9, 9, 9, b, w.view(np.int64))",
 }
 
 

@@ -18,7 +18,7 @@ from vhdtool.cli.options import gentle_options, progress_option
 from vhdtool.cli.progress import JsonLines, ProgressMode, Rate, progress_bar, rate_and_time_left
 from vhdtool.export.gentle import priority
 from vhdtool.export.gentle.throttle import Limits
-from vhdtool.export.moving.copy import Progress
+from vhdtool.export.moving.progress import Progress
 
 MIB = 1 << 20
 

@@ -31,14 +31,6 @@ Hook = Callable[[int, int, int], None]
 Patch = Callable[[Any, str, Any], None]
 
 
-class SeenSource(HookedSource):
-    """A source of which no read is done behind the hook's back."""
-
-    @property
-    def descriptor(self) -> int | None:
-        return None
-
-
 @dataclass(frozen=True)
 class Kind:
     """One way to write an image.
@@ -169,7 +161,7 @@ def export(kind: Kind, source: Path, target: Path, hook: Hook | None = None, **o
     wanted = {"checkpoint_seconds": 0.0, "sync": False, **kind.options, **options}
     if wanted.get("base"):
         wanted["base"] = source.parent / wanted["base"]
-    with chain_over(SeenSource(source, hook or (lambda reads, offset, length: None)), source) as chain:
+    with chain_over(HookedSource(source, hook or (lambda reads, offset, length: None)), source) as chain:
         return export_image(chain, target, **wanted)
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from vhdtool.chain.flatten import resolve
 from vhdtool.export.containers.target import TargetFile
-from vhdtool.export.moving.copy import Mover, Reporter
+from vhdtool.export.moving.copy import Mover
+from vhdtool.export.moving.progress import Reporter
 from vhdtool.export.proof.digest import ChunkDigester
 from vhdtool.export.proof.manifest import ChunkRecord, DamageRecord, manifest_path, write_manifest
 from vhdtool.export.proof.structure import structure_digest

@@ -29,7 +29,7 @@ from vhdtool.errors import (
 from vhdtool.export import work as work_module
 from vhdtool.export.containers import target as target_module
 from vhdtool.export.gentle.throttle import Pace
-from vhdtool.export.moving.copy import CancelledError, CancelToken, Progress
+from vhdtool.export.moving.progress import CancelledError, CancelToken, Progress
 from vhdtool.export.options import ExportOptions
 from vhdtool.export.proof.manifest import Manifest, manifest_path
 from vhdtool.export.proof.verify import verify_image

@@ -30,17 +30,10 @@ from tests.export.kit import (
     some_data,
 )
 from vhdtool.errors import CorruptError, ExportError, ReadError
-from vhdtool.export.moving.copy import (
-    CELL_SIZE,
-    CancelledError,
-    CancelToken,
-    Mover,
-    Progress,
-    Reporter,
-    estimated_data,
-    zero_spans,
-)
-from vhdtool.export.moving.pipeline import BUFFER_SIZE, DATA, Consumer, Span
+from vhdtool.export.moving.copy import Mover, estimated_data
+from vhdtool.export.moving.pipeline import BUFFER_SIZE, Consumer
+from vhdtool.export.moving.progress import CancelledError, CancelToken, Progress, Reporter
+from vhdtool.export.moving.spans import CELL_SIZE, DATA, Span, zero_spans
 from vhdtool.export.proof.digest import INHERITED, ChunkDigester, ChunkSink, RootDigester, WholeDigest
 from vhdtool.model.state import DAMAGED, UNHELD, ZEROS, Run
 from vhdtool.source import ByteSource, FileSource, MemorySource
@@ -169,7 +162,7 @@ def test_gaps_are_neither_written_nor_digested_as_anything(
     chunks = Chunks()
 
     with pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as folder, ExitStack() as stack:
-        patch.setattr("vhdtool.export.moving.copy._SPANS_MAX", 5)
+        patch.setattr("vhdtool.export.moving.fill.SPANS_MAX", 5)
         paths = [Path(folder) / f"file {i}" for i in range(len(files))]
         for path, data in zip(paths, files):
             path.write_bytes(data)
@@ -508,7 +501,7 @@ def test_a_token_stops_the_mover() -> None:
 
 
 def test_progress_ends_with_everything_done(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vhdtool.export.moving.copy._PROGRESS_SECONDS", 0)
+    monkeypatch.setattr("vhdtool.export.moving.progress._PROGRESS_SECONDS", 0)
     seen: list[Progress] = []
     size = 6 * MIB
     reporter = Reporter("copy", size, estimate=3 * MIB, progress=seen.append)

@@ -26,7 +26,7 @@ from vhdtool.errors import (
 )
 from vhdtool.export.containers.shape import Identities, Subformat
 from vhdtool.export.create import Format, create_image, snapshot_image
-from vhdtool.export.moving.copy import CancelledError, CancelToken
+from vhdtool.export.moving.progress import CancelledError, CancelToken
 from vhdtool.model.identity import DiskType, Identity, ImageFormat, PathKind
 
 GIB = 1 << 30

@@ -27,7 +27,7 @@ from vhdtool.errors import (
     TargetExistsError,
 )
 from vhdtool.export.containers.ewf import EwfSource, EwfTarget, _chunk_sectors, read_stream, segment_suffixes
-from vhdtool.export.moving.copy import CancelledError
+from vhdtool.export.moving.progress import CancelledError
 from vhdtool.source import FileSource, files_of
 
 needs_ewf = pytest.mark.skipif(

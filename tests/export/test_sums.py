@@ -13,7 +13,7 @@ import pytest
 from tests.export.kit import CHUNK, MIB, a_disk, some_data
 from vhdtool.errors import ReadError
 from vhdtool.export.containers.target import TargetFile
-from vhdtool.export.moving.copy import CancelledError, CancelToken, Progress, Reporter
+from vhdtool.export.moving.progress import CancelledError, CancelToken, Progress, Reporter
 from vhdtool.export.proof.sums import file_digests, sums_line, sums_path, write_sums
 from vhdtool.source import FileSource
 
@@ -111,6 +111,8 @@ def test_digesting_can_be_stopped_and_errors_are_ours(tmp_path: Path) -> None:
         file_digests(file, ["md5"], Reporter("digest", file.size, cancel=token))
 
     class Failing(FileSource):
+        descriptor = None
+
         def read_into(self, offset: int, buffer: memoryview, *, field: str) -> None:
             raise ReadError("cannot read")
 

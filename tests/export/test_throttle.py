@@ -22,7 +22,7 @@ from vhdtool.errors import CorruptError, ReadError
 from vhdtool.export.gentle import priority
 from vhdtool.export.gentle.cache import SEGMENT_SIZE, CacheKeeper
 from vhdtool.export.gentle.throttle import Limits, Pace, milliseconds_text, rate_text
-from vhdtool.export.moving.copy import CancelledError
+from vhdtool.export.moving.progress import CancelledError
 from vhdtool.export.proof.compare import compare_contents
 from vhdtool.source import (
     ByteSource,

@@ -32,7 +32,7 @@ from vhdtool.errors import (
 )
 from vhdtool.export.create import create_image
 from vhdtool.export.job import export_image
-from vhdtool.export.moving.copy import CancelledError, CancelToken
+from vhdtool.export.moving.progress import CancelledError, CancelToken
 from vhdtool.export.proof.compare import compare_contents
 from vhdtool.export.proof.comparison import Ranges
 from vhdtool.export.proof.verify import verify_against, verify_image

@@ -14,7 +14,7 @@ from tests.cli.helpers import overwrite
 from tests.export.kit import some_data
 from vhdtool.errors import CorruptError, FileMissingError, ReadError, SourceChangedError
 from vhdtool.export.gentle.watch import Settled, Settling, SourceWatch, settle, structures_digest
-from vhdtool.export.moving.copy import CancelledError
+from vhdtool.export.moving.progress import CancelledError
 from vhdtool.source import FileSource
 
 KIB, MIB = 1 << 10, 1 << 20

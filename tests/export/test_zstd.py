@@ -17,7 +17,8 @@ from tests.export.kit import MIB, names_in, some_data
 from vhdtool.errors import ExportError, MissingPackageError
 from vhdtool.export.containers.target import TargetFile
 from vhdtool.export.containers.zstd import GROUP_SIZE, ZstdContainer, _thread_count
-from vhdtool.export.moving.copy import Mover, Reporter
+from vhdtool.export.moving.copy import Mover
+from vhdtool.export.moving.progress import Reporter
 from vhdtool.export.proof.digest import CHUNK_SIZE
 from vhdtool.formats import zstd
 from vhdtool.formats.seekable import open_seekable

@@ -23,6 +23,7 @@ import numpy.typing as npt
 from vhdtool.chain.chain import Chain, Layer
 from vhdtool.chain.flatten import resolve
 from vhdtool.formats.image import DiskImage
+from vhdtool.model.arrays import distinct
 from vhdtool.model.plan import DAMAGED, ZEROS, ReadPlan, Run, merged
 from vhdtool.model.state import UNHELD
 from vhdtool.source import files_of
@@ -182,7 +183,7 @@ class _Pair:
         stop = min(chain.virtual_size for chain in self._chains)
         plans_a, plans_b = (self._own_plans(side, stop) for side in (0, 1))
         for a, b in _in_step(plans_a, plans_b, 0, stop):
-            offset = np.union1d(a.offset, b.offset)
+            offset = distinct(a.offset, b.offset)
             yield self._judged(a.cut(offset, a.stop), b.cut(offset, a.stop))
 
     def filled(self, window: SideBySide, needs: Callable[[SideBySide], Bools]) -> Iterator[SideBySide]:
@@ -232,7 +233,7 @@ class _Pair:
         """``window`` with the ``shared`` plan of the same range put in where pieces need it."""
         needed = needs(window)
         edges = shared.offset[needed[np.searchsorted(window.offset, shared.offset, "right") - 1]]
-        offset = np.union1d(window.offset, edges)
+        offset = distinct(window.offset, edges)
         needed = needed[np.searchsorted(window.offset, offset, "right") - 1]
         below = shared.cut(offset, window.stop)
         sides = []

@@ -25,6 +25,7 @@ import numpy.typing as npt
 
 from vhdtool.chain.engine import Engine, Int64s, Machine, Words, cheaper, descriptors_of, machine_for
 from vhdtool.formats.pieces import reverse_bits
+from vhdtool.model.arrays import distinct
 from vhdtool.model.blockmap import STATE_MASK
 from vhdtool.model.plan import ReadPlan, merged
 from vhdtool.model.state import DAMAGED, STATE_BITS, UNHELD, ZEROS, BlockState
@@ -391,7 +392,7 @@ class _Window:
             # Whatever could not be read there is asked for where errors are told.
             missing = np.concatenate((missing, placed[~done]))
         sector = (rows.cell + self.first) * self.sectors_per_cell
-        for depth in np.unique(rows.depth[missing]).tolist():
+        for depth in distinct(rows.depth[missing].astype(np.int64)).tolist():
             mine = missing[rows.depth[missing] == depth]
             bits[mine, :width] = self.images[depth].bitmaps(sector[mine], self.sectors_per_cell)
         return words

@@ -26,6 +26,7 @@ import numpy.typing as npt
 from vhdtool.chain.engine import Engine, Int64s, checked_offsets, machine_for
 from vhdtool.chain.flatten import Resolved, bitmaps_within, next_stored, resolve
 from vhdtool.kernels.reference import bit_count
+from vhdtool.model.arrays import distinct
 from vhdtool.model.state import DAMAGED, UNHELD, ZEROS
 
 if TYPE_CHECKING:
@@ -211,7 +212,7 @@ class ResolvedMap:
             return
         todo = np.flatnonzero(missing == MISSING)
         while len(todo):
-            segments = np.unique(wanted[todo] >> self._segment_shift)
+            segments = distinct(wanted[todo] >> self._segment_shift)
             parts = [np.empty(len(todo), column.dtype) for column in columns]
             # As many as there is room for: the others are still missing, and come next.  No name holds the
             # tables, or they would stay in memory beside those that follow when they are forgotten.

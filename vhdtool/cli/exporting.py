@@ -28,7 +28,7 @@ from vhdtool.errors import SourceChangedError, SourceGoneError, TargetError, Tar
 
 if TYPE_CHECKING:
     from vhdtool.chain.chain import Chain
-    from vhdtool.export.moving.copy import ProgressCallback
+    from vhdtool.export.moving.progress import ProgressCallback
     from vhdtool.export.options import ExportOptions, ExportReport
 
 Command = TypeVar("Command", bound=Callable[..., Any])

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from vhdtool.report.text import size_text
 
 if TYPE_CHECKING:
-    from vhdtool.export.moving.copy import Progress, ProgressCallback
+    from vhdtool.export.moving.progress import Progress, ProgressCallback
 
 ProgressMode = Literal["auto", "json", "none"]
 

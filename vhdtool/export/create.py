@@ -31,7 +31,8 @@ from vhdtool.export.containers.shape import (
 from vhdtool.export.containers.shape import Identities as Identities
 from vhdtool.export.containers.target import TargetFile, mode_like
 from vhdtool.export.gentle.watch import SourceWatch
-from vhdtool.export.moving.copy import CancelToken, Mover, ProgressCallback, Reporter
+from vhdtool.export.moving.copy import Mover
+from vhdtool.export.moving.progress import CancelToken, ProgressCallback, Reporter
 from vhdtool.formats.image import OpenOptions
 from vhdtool.formats.raw import note_other_format
 from vhdtool.formats.registry import open_image, raw_content, recognise

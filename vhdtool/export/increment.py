@@ -44,6 +44,7 @@ from vhdtool.export.proof.manifest import SUFFIX, Manifest, manifest_path
 from vhdtool.export.work import layer_record
 from vhdtool.formats.image import DiskImage
 from vhdtool.formats.registry import open_image, recognise
+from vhdtool.model.arrays import distinct
 from vhdtool.model.identity import ImageFormat
 from vhdtool.model.plan import ReadPlan, merged
 from vhdtool.model.state import UNHELD, ZEROS
@@ -135,7 +136,7 @@ def _held_ranges(plan: ReadPlan, start: Int64s, stop: Int64s, grain: int) -> Rea
         return _held(plan, np.zeros(len(plan), np.bool_), 1)
     wide_start = np.maximum(start - start % grain, plan.start)
     wide_stop = np.minimum(-(-stop // grain) * grain, plan.stop)
-    offset = np.unique(np.concatenate((plan.offset, wide_start, wide_stop[wide_stop < plan.stop])))
+    offset = distinct(plan.offset, wide_start, wide_stop[wide_stop < plan.stop])
     cut = plan.cut(offset, plan.stop)
     last = np.searchsorted(wide_start, offset, "right") - 1
     is_held = (last >= 0) & (offset < wide_stop[last])

@@ -26,7 +26,7 @@ from vhdtool.export.containers.shape import (
     shape_of_export,
 )
 from vhdtool.export.gentle.watch import Settling, SourceWatch, settle
-from vhdtool.export.moving.copy import CancelToken, Progress, ProgressCallback, Reporter
+from vhdtool.export.moving.progress import CancelToken, Progress, ProgressCallback, Reporter
 from vhdtool.export.options import ExportOptions, ExportReport
 from vhdtool.export.work import Work, full_content, increment_content
 

@@ -20,7 +20,7 @@ from vhdtool.errors import ExportError, InputError, printable
 from vhdtool.export.containers.shape import Shape, TargetFormat, claimed_format
 from vhdtool.export.containers.target import free_bytes
 from vhdtool.export.job import export_chain, wanted_shape
-from vhdtool.export.moving.copy import CancelToken, ProgressCallback
+from vhdtool.export.moving.progress import CancelToken, ProgressCallback
 from vhdtool.export.options import ExportOptions, ExportReport
 from vhdtool.source import files_of
 

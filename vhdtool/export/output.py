@@ -41,7 +41,7 @@ from vhdtool.export.containers.target import (
 )
 from vhdtool.export.gentle.watch import SourceWatch
 from vhdtool.export.journal import Journal
-from vhdtool.export.moving.copy import Reporter
+from vhdtool.export.moving.progress import Reporter
 from vhdtool.export.proof.digest import WHOLE_ALGORITHMS
 from vhdtool.export.proof.manifest import manifest_path
 from vhdtool.export.proof.sums import file_digests, sums_path, write_sums

@@ -18,9 +18,10 @@ from typing import Final
 from vhdtool.errors import CorruptError, ReadError
 from vhdtool.export.containers.container import Container
 from vhdtool.export.journal import Checkpoint, Journal
-from vhdtool.export.moving.copy import DamageSink, Moved, Mover, Reporter
-from vhdtool.export.moving.pipeline import Consumer
-from vhdtool.export.proof.digest import CHUNK_SIZE, ChunkDigester, ChunkSink, WholeDigest, zeros_digest
+from vhdtool.export.moving.copy import Moved, Mover
+from vhdtool.export.moving.fill import DamageSink
+from vhdtool.export.moving.progress import Reporter
+from vhdtool.export.proof.digest import CHUNK_SIZE, ChunkSink, WholeDigest, zeros_digest
 
 _ZEROS: Final = zeros_digest(CHUNK_SIZE)
 
@@ -67,8 +68,7 @@ class Notes:
     """Writes a job's checkpoints; see :class:`~vhdtool.export.moving.copy.Checkpoints`.
 
     Args:
-        chunks: what the first consumer tells of.
-        damage: what the mover tells of.
+        chunks, damage: what the mover tells of.
         seconds: between two checkpoints, at least.
     """
 
@@ -116,7 +116,7 @@ class Notes:
         return partial(self._write, checkpoint)
 
     def _write(self, checkpoint: Checkpoint) -> None:
-        """In the digesting thread, behind the last chunk in front of the checkpoint."""
+        """By who tells of the chunks, behind the last one in front of the checkpoint."""
         checkpoint.chunks.extend(self._chunks.taken())
         self._journal.add(checkpoint)
 
@@ -174,8 +174,8 @@ class Trusted:
             file_size = self.container.restore(position, placed)
             source, plans = self.container.read_back(position)
             try:
-                consumers: list[Consumer] = [ChunkDigester(judge), *self.digests]
-                Mover([source], None, consumers=consumers, reporter=new_reporter(position)).run(plans)
+                reporter = new_reporter(position)
+                Mover([source], None, chunks=judge, consumers=self.digests, reporter=reporter).run(plans)
             finally:
                 source.close()
             judge.finish(position)

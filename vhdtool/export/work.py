@@ -25,20 +25,14 @@ from vhdtool.export.containers.shape import Shape
 from vhdtool.export.containers.target import TargetFile
 from vhdtool.export.gentle.throttle import Pace
 from vhdtool.export.gentle.watch import SourceWatch
-from vhdtool.export.moving.copy import (
-    CancelToken,
-    DamageSink,
-    Moved,
-    Mover,
-    ProgressCallback,
-    Reporter,
-    data_and_holes,
-    estimated_data,
-)
+from vhdtool.export.moving.copy import Moved, Mover, estimated_data
+from vhdtool.export.moving.fill import DamageSink
+from vhdtool.export.moving.holes import data_and_holes
 from vhdtool.export.moving.pipeline import Consumer
+from vhdtool.export.moving.progress import CancelToken, ProgressCallback, Reporter
 from vhdtool.export.options import ExportOptions, ExportReport
 from vhdtool.export.output import Output, Place, fingerprints
-from vhdtool.export.proof.digest import ChunkDigester, ChunkSink, WholeDigest
+from vhdtool.export.proof.digest import ChunkSink, WholeDigest
 from vhdtool.export.proof.manifest import ChunkRecord, DamageRecord, write_manifest
 from vhdtool.export.resume import NotedChunks, NotedDamage, Notes, Trusted
 from vhdtool.model.plan import ReadPlan
@@ -284,19 +278,20 @@ class _Export:
         consumers: list[Consumer] = [*self._whole] if clone is None else [*map(clone.filled, self._whole)]
         damage: DamageSink = self._damage
         notes = None
-        if output.manifest is not None:
-            chunks: ChunkSink = self._chunks
-            if output.journal is not None and clone is None:
-                chunks, damage = noted = NotedChunks(self._chunks), NotedDamage(self._damage)
-                seconds = options.checkpoint_seconds
-                notes = Notes(output.journal, container, *noted, seconds, before=self._before)
-            digester: Consumer = ChunkDigester(chunks, start=start)
-            if clone is not None:
-                digester = clone.chunk_digester(chunks, self._size)
-            consumers.insert(0, digester)
+        chunks: ChunkSink | None = self._chunks
+        if output.manifest is None:
+            chunks = None
+        elif clone is not None:
+            consumers.insert(0, clone.chunk_digester(self._chunks, self._size))
+            chunks = None
+        elif output.journal is not None:
+            chunks, damage = noted = NotedChunks(self._chunks), NotedDamage(self._damage)
+            seconds = options.checkpoint_seconds
+            notes = Notes(output.journal, container, *noted, seconds, before=self._before)
         mover = Mover(
             self._content.sources,
             container,
+            chunks=chunks,
             consumers=consumers,
             reporter=self._work.reporter("copy", self._size, self._content.estimate),
             damaged=options.damaged,

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vhdtool.errors import FINDINGS_PER_CODE
+from vhdtool.model.arrays import distinct
 
 # One group costs about 150 bytes a range while it is sorted: some 80 MiB.
 GROUP_MAX: Final = 1 << 19
@@ -200,15 +201,18 @@ class _Sweep:
         for i in with_earlier[: max(0, FINDINGS_PER_CODE - len(self._examples))].tolist():
             other = int(np.argmax(ends[:i]))
             self._examples.append((int(ids[other]), int(ids[i]), int(starts[i])))
-        crossed = np.unique(np.concatenate((with_earlier, with_later)))
+        is_crossed = np.zeros(len(starts), np.bool_)
+        is_crossed[with_earlier] = is_crossed[with_later] = True
+        crossed = np.flatnonzero(is_crossed)
         self._found.append(ids[crossed])
         self._count += len(crossed)
-        over = np.flatnonzero(ends > edge)
+        is_over = ends > edge
         # Ranges over the edge that share no byte with each other: there can be one.  Of those that do,
         # and are noted already, the one that reaches farthest stands for all.
-        keep = np.setdiff1d(over, crossed)
-        if len(over):
-            keep = np.union1d(keep, over[[np.argmax(ends[over])]])
+        is_kept = is_over & ~is_crossed
+        if is_over.any():
+            is_kept[np.argmax(ends)] = True
+        keep = np.flatnonzero(is_kept)
         self._carried = (starts[keep], ends[keep], ids[keep])
 
     def result(self, *, everything: bool = False) -> Overlaps:
@@ -216,5 +220,5 @@ class _Sweep:
         examples = tuple(self._examples)
         if everything or self.full:
             return Overlaps(np.empty(0, np.int64), examples, everything=True)
-        found = np.unique(np.concatenate(self._found)) if self._found else np.empty(0, np.int64)
+        found = distinct(*self._found) if self._found else np.empty(0, np.int64)
         return Overlaps(found, examples)

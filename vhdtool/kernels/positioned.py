@@ -1,4 +1,4 @@
-"""Positioned reads in bulk: a system call each and nothing else, without the GIL.
+"""Positioned reads in bulk: system calls and nothing else, without the GIL.
 
 Needs ``pread`` with 64-bit offsets among the symbols of the process: POSIX systems of 64 bits.
 
@@ -29,6 +29,10 @@ pread: Any = types.ExternalFunction("pread", types.intp(types.int32, types.intp,
 
 NO_FILE = -1
 ZERO_FILL = -2
+# Kinds of runs, and of spans; of model/state.py and export/moving/spans.py.
+DATA = np.int64(0)
+ZEROS = -1
+DAMAGED = -2
 
 
 @kernel
@@ -59,3 +63,71 @@ def read_pieces(
             done[i] = False
         else:
             done[i] = pread(descriptor, out.ctypes.data + np.uint64(starts[i]), count, places[i]) == count
+
+
+@kernel
+def gather(
+    lengths: npt.NDArray[np.int64],
+    layers: npt.NDArray[np.int16],
+    places: npt.NDArray[np.int64],
+    descriptors: npt.NDArray[np.int32],
+    state: npt.NDArray[np.int64],
+    full: int,
+    stop: int,
+    small: int,
+    out: npt.NDArray[np.uint8],
+    spans: npt.NDArray[np.int64],
+) -> None:
+    """Read runs until the buffer is full, the disk's byte ``stop`` is reached, or one cannot be read here.
+
+    Args:
+        lengths, layers, places: int64[n], int16[n], int64[n], of the runs; as in a plan.
+        descriptors: int32[layers], open files; negative for what is none.
+        state: int64[6], changed: the run at hand, how much of it is done, bytes in the buffer, the disk's
+            byte that comes next, spans, bytes read from files.  A run that is not done in the end, with room
+            left for it, is the caller's: damaged, of no plain file, or its reading failed.
+        full: bytes that the buffer is filled up to.
+        stop: byte of the disk up to which is read.
+        small: zeros of fewer bytes are put into the buffer like data.
+        out: uint8[m], the buffer; ``m >= full``.
+        spans: int64[s, 3], changed: kind, length, place in the buffer.
+    """
+    row, within, filled, position, count = state[0], state[1], state[2], state[3], state[4]
+    read = state[5]
+    while row < len(lengths) and position < stop and count < len(spans):
+        layer = layers[row]
+        length = min(lengths[row] - within, stop - position)
+        kind = np.int64(layer)
+        at = filled
+        if layer >= 0:
+            length = min(length, full - filled)
+            descriptor = descriptors[layer]
+            if descriptor < 0 or length == 0:
+                break
+            address = out.ctypes.data + np.uint64(filled)
+            if pread(descriptor, address, length, places[row] + within) != length:
+                break
+            kind = DATA
+            read += length
+        elif layer == ZEROS and lengths[row] < small:
+            length = min(length, full - filled)
+            if length == 0:
+                break
+            out[filled : filled + length] = 0
+            kind = DATA
+        elif layer == DAMAGED:
+            break
+        if kind == DATA:
+            filled += length
+        if count > 0 and spans[count - 1, 0] == kind:
+            spans[count - 1, 1] += length
+        else:
+            spans[count, 0], spans[count, 1], spans[count, 2] = kind, length, at
+            count += 1
+        position += length
+        within += length
+        if within == lengths[row]:
+            row += 1
+            within = 0
+    state[0], state[1], state[2], state[3], state[4] = row, within, filled, position, count
+    state[5] = read

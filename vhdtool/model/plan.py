@@ -54,16 +54,26 @@ class ReadPlan:
 
     def clipped(self, start: int, stop: int) -> ReadPlan:
         """The part of the plan inside guest range ``[start, stop)``."""
-        end = self.offset + self.length
-        keep = (end > start) & (self.offset < stop)
-        first = np.maximum(self.offset[keep], start)
-        skipped = np.where(self.layer[keep] < 0, 0, first - self.offset[keep])
-        return ReadPlan(
-            first,
-            np.minimum(end[keep], stop) - first,
-            self.layer[keep],
-            self.file_offset[keep] + skipped,
-        )
+        first = int(np.searchsorted(self.offset, start, "right")) - 1
+        part = self.rows(max(0, first), int(np.searchsorted(self.offset, stop)))
+        offset, length, layer, file_offset = part.offset, part.length, part.layer, part.file_offset
+        if len(offset) and offset[0] + length[0] <= start:  # all of the plan lies in front
+            return part.rows(0, 0)
+        if len(offset) and (offset[0] < start or offset[-1] + length[-1] > stop):
+            begin = np.maximum(offset, start)
+            length = np.minimum(offset + length, stop) - begin
+            file_offset = np.where(layer < 0, -1, file_offset + (begin - offset))
+            offset = begin
+        return ReadPlan(offset, length, layer, file_offset)
+
+    def rows(self, first: int, last: int) -> ReadPlan:
+        """Runs ``[first, last)``."""
+        part = slice(first, last)
+        return ReadPlan(self.offset[part], self.length[part], self.layer[part], self.file_offset[part])
+
+    def __getitem__(self, row: int) -> Run:
+        columns = (self.offset, self.length, self.layer, self.file_offset)
+        return Run(*(int(column[row]) for column in columns))
 
     def cut(self, offset: npt.NDArray[np.int64], stop: int) -> ReadPlan:
         """The parts of runs that begin at each ``offset`` (int64[n], ascending), up to ``stop``.

@@ -108,6 +108,7 @@ class BlockWriter(Protocol):
     def place_block(self, block: int) -> int: ...
     def reserve_block(self, block: int) -> int: ...
     def write_bitmap(self, block: int, bitmap: bytes | None = None) -> None: ...
+    def write_held(self) -> None: ...
     def zero_blocks(self, first: int, count: int) -> None: ...
     def restore_partial(self, block: int) -> None: ...
     def bitmaps_behind(self, block: int) -> tuple[int, int]: ...
@@ -261,6 +262,7 @@ class _Blocks:
     def placed(self) -> list[list[int]]:
         """Rows [first block, number of blocks, a :class:`BlockState`]."""
         self._leave()
+        self._writer.write_held()
         rows, self._rows = self._rows, []
         return rows
 
@@ -414,21 +416,26 @@ class DifferencingContainer(_Blocks):
 
     def __init__(self, shape: Shape, sink: Sink, writer: BlockWriter, *, record: bool) -> None:
         super().__init__(shape, sink, writer, record=record)
+        # Where the disk's last sector begins: the bytes that are known of it may end inside it.
+        self._last_sector = shape.virtual_size - shape.sector_size
         self._bitmap = bytearray(-(-shape.block_size // shape.sector_size // 8))
         self._sectors_here = 0
         self._next_sector = 0
 
     def write_at(self, offset: int, data: bytes | memoryview) -> None:
-        view = memoryview(data)
-        while len(view):
+        while len(data):
             block, within = divmod(offset, self._block_size)
-            self._enter(block)
-            count = min(len(view), self._block_size - within)
+            if block != self._block:
+                self._enter(block)
+            count = min(len(data), self._block_size - within)
             self._hold(within, count)
             if self._place < 0:
                 self._place = self._writer.reserve_block(block)
-            self._sink.write_at(self._place + within, view[:count])
-            view = view[count:]
+            if count == len(data):  # as nearly always
+                self._sink.write_at(self._place + within, data)
+                return
+            self._sink.write_at(self._place + within, memoryview(data)[:count])
+            data = memoryview(data)[count:]
             offset += count
 
     def zeros(self, offset: int, length: int) -> None:
@@ -468,11 +475,6 @@ class DifferencingContainer(_Blocks):
         _set_bits(self._bitmap, first, last)
         self._sectors_here += last - first
         self._next_sector = last
-
-    @property
-    def _last_sector(self) -> int:
-        """Where the disk's last sector begins: the bytes that are known of it may end inside it."""
-        return self._virtual_size - self._sector_size
 
     def _leave(self) -> None:
         if self._block < 0:

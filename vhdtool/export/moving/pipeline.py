@@ -16,14 +16,15 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple, Protocol
+from types import TracebackType
+from typing import Final, Protocol, Self
 
+from vhdtool.export.moving.spans import DATA, Span
 from vhdtool.model.state import ZEROS
 
 # performance.md: a gathered read and one write win with 256 to 512 KiB, at every depth.
 BUFFER_SIZE: Final = 512 << 10
 BUFFER_COUNT: Final = 4
-DATA: Final = 0
 # Waiting for a lock cannot be interrupted everywhere: look up from time to time.
 _WAIT_SECONDS: Final = 0.2
 # A digest of many zeros takes hours; who stops the job waits for so many of them only.
@@ -50,18 +51,6 @@ class Consumer(Protocol):
         ...
 
 
-class Span(NamedTuple):
-    """The next ``length`` bytes of a disk.
-
-    ``kind`` is ``DATA``, which stand in the buffer from byte ``at`` on; or ``ZEROS`` or ``UNHELD``, which
-    take no place there.
-    """
-
-    kind: int
-    length: int
-    at: int
-
-
 @dataclass(slots=True, eq=False)
 class Buffer:
     """One buffer of the pool: ``bytes`` and a ``view`` of them; ``users`` counts who still reads it."""
@@ -81,22 +70,34 @@ _Item = tuple[Buffer, Sequence[Span]] | Callable[[], None] | None
 class Pipeline:
     """A pool of buffers and a thread for each consumer.
 
-    Use as: ``acquire``, ``submit`` and ``release``, ``finish`` at the end; ``stop`` when something went wrong
-    (harmless after ``finish``).
+    Args:
+        count, size: of the buffers, in bytes.
+
+    Use as a context: ``acquire``, ``submit`` and ``release``, ``finish`` at the end.
     """
 
-    def __init__(self, consumers: Sequence[Consumer]) -> None:
+    def __init__(self, consumers: Sequence[Consumer], count: int, size: int = BUFFER_SIZE) -> None:
         self._free: queue.SimpleQueue[Buffer] = queue.SimpleQueue()
-        for _ in range(BUFFER_COUNT if consumers else 1):
-            self._free.put(Buffer(bytearray(BUFFER_SIZE)))
+        self._missing, self._size = count, size
         self._guard = threading.Lock()
         self._stopping = threading.Event()
         self._workers = [_Worker(consumer, self.release, self._stopping) for consumer in consumers]
         for worker in self._workers:
             worker.thread.start()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+
     def acquire(self, check: Callable[[], None]) -> Buffer:
         """A buffer that nobody reads; ``check`` is called while waiting and may raise."""
+        if self._missing and self._free.empty():  # small jobs need few
+            self._missing -= 1
+            return Buffer(bytearray(self._size))
         while True:
             try:
                 return self._free.get(timeout=_WAIT_SECONDS)
@@ -134,8 +135,8 @@ class Pipeline:
                 check()
         self._raise_failure()
 
-    def stop(self) -> None:
-        """Let the consumers go without finishing; returns when their threads have ended."""
+    def _stop(self) -> None:
+        """Let consumers go that have not finished; returns when their threads have ended."""
         self._stopping.set()
         for worker in self._workers:
             worker.inbox.put(None)
@@ -183,16 +184,20 @@ class _Worker:
             item()
         else:
             buffer, spans = item
-            for kind, length, at in spans:
-                if kind == DATA:
-                    self._consumer.data(buffer.view[at : at + length])
-                elif kind == ZEROS:
-                    self._zeros(length)
-                else:
-                    self._consumer.gap(length)
+            feed(self._consumer, buffer.view, spans, self._stopping.is_set)
 
-    def _zeros(self, length: int) -> None:
-        while length and not self._stopping.is_set():
-            count = min(length, _ZEROS_AT_ONCE)
-            self._consumer.zeros(count)
-            length -= count
+
+def feed(
+    consumer: Consumer, view: memoryview, spans: Sequence[Span], is_stopping: Callable[[], bool] = bool
+) -> None:
+    """Hand ``spans`` of a buffer to ``consumer``."""
+    for kind, length, at in spans:
+        if kind == DATA:
+            consumer.data(view[at : at + length])
+        elif kind == ZEROS:
+            while length and not is_stopping():
+                count = min(length, _ZEROS_AT_ONCE)
+                consumer.zeros(count)
+                length -= count
+        else:
+            consumer.gap(length)

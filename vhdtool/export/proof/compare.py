@@ -16,14 +16,10 @@ from vhdtool.chain.reader import require_readable
 from vhdtool.errors import CorruptError, ReadError
 from vhdtool.export.containers.target import ZERO_PIECE
 from vhdtool.export.gentle.watch import SourceWatch
-from vhdtool.export.moving.copy import (
-    CancelToken,
-    ProgressCallback,
-    Reporter,
-    data_and_holes,
-    with_guest_range,
-)
+from vhdtool.export.moving.fill import with_guest_range
+from vhdtool.export.moving.holes import data_and_holes
 from vhdtool.export.moving.pipeline import BUFFER_SIZE
+from vhdtool.export.moving.progress import CancelToken, ProgressCallback, Reporter
 from vhdtool.export.proof.comparison import GRAIN, RANGES_KEPT, Comparison, Ranges
 from vhdtool.model.state import ZEROS, Run
 from vhdtool.source import ByteSource, FileSource, JoinedSource, PatchedSource, WrappingSource

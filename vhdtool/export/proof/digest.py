@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Iterator
+from functools import lru_cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -44,6 +45,7 @@ class ChunkSink(Protocol):
         ...
 
 
+@lru_cache(maxsize=64)
 def zeros_digest(length: int) -> bytes:
     """SHA-256 of ``length`` zero bytes."""
     digest = hashlib.sha256()
@@ -82,9 +84,15 @@ class ChunkDigester:
 
     def data(self, view: memoryview) -> None:
         """The next bytes."""
+        length = len(view)
+        if length < self._chunk_size - self._within:  # as nearly always
+            self._hold().update(view)
+            self._position += length
+            self._within += length
+            return
         done = 0
-        while done < len(view):
-            count = min(len(view) - done, self._chunk_size - self._within)
+        while done < length:
+            count = min(length - done, self._chunk_size - self._within)
             self._hold().update(view[done : done + count])
             self._advance(count)
             done += count
@@ -98,12 +106,11 @@ class ChunkDigester:
 
     def gap(self, length: int) -> None:
         """The next ``length`` bytes are left to a parent."""
+        if length < self._chunk_size - self._within:  # as between small runs
+            self._leave(length)
+            return
         for count in self._pieces(length, INHERITED):
-            if self._within and not self._has_gap:
-                self._hold()
-            self._end_range()
-            self._has_gap = True
-            self._advance(count)
+            self._leave(count)
 
     def finish(self) -> None:
         """Close the last chunk, a short one."""
@@ -133,6 +140,14 @@ class ChunkDigester:
         if self._held_from is None:
             self._held_from = self._position
         return self._digest
+
+    def _leave(self, count: int) -> None:
+        """The next ``count`` bytes, inside the chunk, are left to a parent."""
+        if self._within and not self._has_gap:
+            self._hold()
+        self._end_range()
+        self._has_gap = True
+        self._advance(count)
 
     def _end_range(self) -> None:
         if self._digest is not None and self._held_from is not None:

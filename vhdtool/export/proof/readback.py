@@ -23,16 +23,18 @@ from vhdtool.errors import (
     hexadecimal,
 )
 from vhdtool.export.gentle.throttle import Pace
-from vhdtool.export.moving.copy import CELL_SIZE, Mover, Reporter, zero_spans
-from vhdtool.export.moving.pipeline import Consumer, Span
+from vhdtool.export.moving.copy import Mover
+from vhdtool.export.moving.pipeline import Consumer, feed
+from vhdtool.export.moving.progress import Reporter
+from vhdtool.export.moving.spans import CELL_SIZE, Span, zero_spans
 from vhdtool.export.proof.comparison import Ranges
-from vhdtool.export.proof.digest import WHOLE_ALGORITHMS, ChunkDigester, WholeDigest, zeros_digest
+from vhdtool.export.proof.digest import WHOLE_ALGORITHMS, ChunkDigester, ChunkSink, WholeDigest, zeros_digest
 from vhdtool.export.proof.manifest import ChunkRun, Manifest
 from vhdtool.export.proof.structure import damaged_piece, structure_digest
 from vhdtool.formats.image import DiskImage, require_sound
 from vhdtool.formats.registry import open_image
 from vhdtool.model.plan import ReadPlan, merged
-from vhdtool.model.state import ZEROS, Run
+from vhdtool.model.state import Run
 from vhdtool.source import ByteSource, FileSource
 
 if TYPE_CHECKING:
@@ -231,17 +233,22 @@ class Verification:
         judge = _Judge(manifest, self._bad)
         names = [name for name in manifest.digests if name in WHOLE_ALGORITHMS and manifest.base is None]
         whole = [WholeDigest(name) for name in names]
-        consumers: list[Consumer] = [ChunkDigester(judge, manifest.chunk_size), *whole]
         if self._content.is_stream:
-            self._read_stream(consumers)
+            self._read_stream([ChunkDigester(judge, manifest.chunk_size), *whole])
         else:
             stop = min(self._size, manifest.size)
-            mover = Mover(self._sources, None, consumers=consumers, reporter=self._reporter)
+            mover = self._mover(judge, self._reporter, consumers=whole)
             self._checked_bytes = mover.run(self._content.plans(0, stop) if stop else []).read
         if self._size < manifest.size:
             self._bad.add(self._size, manifest.size - self._size)
         self._bad_digests = tuple(d.name for d in whole if d.hexdigest() != manifest.digests[d.name])
         self._unchecked_digests = tuple(name for name in manifest.digests if name not in names)
+
+    def _mover(self, chunks: ChunkSink, reporter: Reporter, consumers: Sequence[Consumer] = ()) -> Mover:
+        size = self._manifest.chunk_size
+        return Mover(
+            self._sources, None, chunks=chunks, chunk_size=size, consumers=consumers, reporter=reporter
+        )
 
     def _read_stream(self, consumers: Sequence[Consumer]) -> None:
         """The disk in an E01, as another program gives it; what it complains of is a finding."""
@@ -286,10 +293,8 @@ class Verification:
         found = _Found()
         end = min(stop, self._size)
         if start < end:
-            digester = ChunkDigester(found, size, start)
             # What is told of a whole job is told once for each group.
-            quiet = Reporter("verify", 0, tick=self._reporter.check)
-            mover = Mover(self._sources, None, consumers=[digester], reporter=quiet)
+            mover = self._mover(found, Reporter("verify", 0, tick=self._reporter.check))
             self._checked_bytes += mover.run(self._content.plans(start, end), start).read
         for i, (chunk, digest) in enumerate(group):
             if i >= len(found) or found[i] != digest:
@@ -396,12 +401,7 @@ def _feed(consumers: Sequence[Consumer], buffer: bytearray, start: int, count: i
     zero_spans(buffer, start, 0, count, spans)
     with memoryview(buffer) as view:
         for consumer in consumers:
-            for kind, length, at in spans:
-                if kind == ZEROS:
-                    consumer.zeros(length)
-                else:
-                    with view[at : at + length] as part:
-                        consumer.data(part)
+            feed(consumer, view, spans)
     del buffer[:count]
     return count
 

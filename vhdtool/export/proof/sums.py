@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from vhdtool.export.containers.target import TargetFile
-from vhdtool.export.moving.copy import Mover, Reporter
+from vhdtool.export.moving.copy import Mover
+from vhdtool.export.moving.progress import Reporter
 from vhdtool.export.proof.digest import WholeDigest
 from vhdtool.model.state import Run
 from vhdtool.source import ByteSource

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from vhdtool.chain.chain import Chain, FoundBy, Layer, LinkVerdict
 from vhdtool.export.gentle.throttle import Limits, Pace
 from vhdtool.export.gentle.watch import SourceWatch
-from vhdtool.export.moving.copy import CancelToken, ProgressCallback, Reporter
+from vhdtool.export.moving.progress import CancelToken, ProgressCallback, Reporter
 from vhdtool.export.proof.against import compare_naively
 from vhdtool.export.proof.comparison import Comparison
 from vhdtool.export.proof.manifest import Manifest, manifest_path

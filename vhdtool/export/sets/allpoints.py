@@ -48,7 +48,8 @@ from vhdtool.export.containers.shape import ParentFacts, Shape, TargetFormat, sh
 from vhdtool.export.containers.target import TargetFile, make_folder, mode_like, remove_result, require_usable
 from vhdtool.export.gentle.watch import Settling, SourceWatch, settle
 from vhdtool.export.increment import base_record, is_as_made, is_made_of
-from vhdtool.export.moving.copy import CancelToken, Progress, ProgressCallback, Reporter, estimated_data
+from vhdtool.export.moving.copy import estimated_data
+from vhdtool.export.moving.progress import CancelToken, Progress, ProgressCallback, Reporter
 from vhdtool.export.options import ExportOptions
 from vhdtool.export.proof.compare import Comparer, unequal_pieces
 from vhdtool.export.proof.manifest import Manifest, manifest_path

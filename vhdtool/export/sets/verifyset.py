@@ -27,7 +27,7 @@ from vhdtool.errors import (
     VhdtoolError,
 )
 from vhdtool.export.gentle.throttle import Limits
-from vhdtool.export.moving.copy import CancelToken, Progress, ProgressCallback
+from vhdtool.export.moving.progress import CancelToken, Progress, ProgressCallback
 from vhdtool.export.proof.readback import Sample, new_seed
 from vhdtool.export.proof.seal import Verifier, check_sealed, load_verifier
 from vhdtool.export.proof.verify import VerifyReport, verify_image

@@ -279,6 +279,9 @@ class VhdWriter:
     def write_table(self) -> None:
         """The same: ``stored`` does not read it."""
 
+    def write_held(self) -> None:
+        """No bitmap is held back: each stands beside its block."""
+
     def stored(self, source: ByteSource, stop: int) -> Iterator[StoredBlocks]:
         """The blocks up to block ``stop`` that have a place, in windows: DATA, and in children PARTIAL.
 

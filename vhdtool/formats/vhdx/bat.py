@@ -17,6 +17,7 @@ from vhdtool.formats.overlap import Batch, Overlaps, find_overlaps
 from vhdtool.formats.vhdx import chunk
 from vhdtool.formats.vhdx.layout import MIB
 from vhdtool.formats.vhdx.table import WINDOW_ENTRIES, BatReader
+from vhdtool.model.arrays import distinct
 from vhdtool.model.blockmap import KEPT_BLOCKS_MAX, StoredBlocks, pack
 from vhdtool.model.state import BlockState
 
@@ -164,7 +165,7 @@ class BatSurvey:
             partial = (window.blocks.state == chunk.PARTIALLY_PRESENT) & ~window.damaged
             where = np.flatnonzero(partial)
             edges = np.searchsorted(window.chunk_of[where], np.arange(len(window.bitmaps.index) + 1))
-            for i in np.unique(window.chunk_of[where]).tolist():
+            for i in distinct(window.chunk_of[where]).tolist():
                 number = window.first // self._chunks.ratio + i
                 blocks = window.block[where[edges[i] : edges[i + 1]]]
                 yield number, int(window.bitmaps.offset[i]), blocks

@@ -35,6 +35,9 @@ BLOCK_SIZE_DIFFERENCING: Final = 2 * layout.MIB
 _PAGE_ENTRIES: Final = 512
 _PAGE_SIZE: Final = _PAGE_ENTRIES * chunk.ENTRY_SIZE
 _WINDOW: Final = 1 << 17
+# Bitmaps that are so close and so many are written together.
+_HELD_GAP_MAX: Final = 4 << 10
+_HELD_MAX: Final = 64 << 10
 # What the payload states read as; only states that this writes occur.
 _STATES: Final = (
     BlockState.ABSENT,
@@ -118,6 +121,9 @@ class VhdxWriter:
         self._pages_flushed = 0
         # File offsets of sector bitmap blocks, by chunk.
         self._bitmaps: dict[int, int] = {}
+        # Bitmaps side by side that have not been written yet, and where they stand.
+        self._held = bytearray()
+        self._held_at = self._written_up_to = 0
         self._next = blocks_offset(self._chunks)
 
     def place_block(self, block: int, bitmap: bytes | None = None) -> int:
@@ -133,8 +139,9 @@ class VhdxWriter:
         index = self._index(block)
         if self._type is DiskType.FIXED and bitmap is None:
             return self.first_offset + block * self.geometry.block_size
-        offset = self._entry(index) >> chunk.OFFSET_SHIFT << chunk.OFFSET_SHIFT
-        if self._entry(index) & chunk.STATE_MASK < chunk.FULLY_PRESENT:
+        entry = self._entry(index)
+        offset = entry >> chunk.OFFSET_SHIFT << chunk.OFFSET_SHIFT
+        if entry & chunk.STATE_MASK < chunk.FULLY_PRESENT:
             offset = self._take(self.geometry.block_size)
         self._set_entry(index, offset | chunk.FULLY_PRESENT)
         if bitmap is not None:
@@ -200,7 +207,21 @@ class VhdxWriter:
         size = self.geometry.sectors_per_block // 8
         if self._type is not DiskType.DIFFERENCING or len(bitmap) != size:
             raise ValueError(f"a bitmap is {size} bytes, in a differencing disk only")
-        self._sink.write_at(self._let_be_partial(block), bitmap)
+        place = self._let_be_partial(block)
+        end = self._held_at + len(self._held)
+        # Nothing stands in a gap behind everything that was written.
+        gap_max = _HELD_GAP_MAX if end >= self._written_up_to else 0
+        if not end <= place <= end + gap_max or len(self._held) > _HELD_MAX:
+            self.write_held()
+            self._held_at = end = place
+        self._held += bytes(place - end) + bitmap
+
+    def write_held(self) -> None:
+        """Write the bitmaps that are held back: those of neighbouring blocks stand side by side."""
+        if self._held:
+            self._sink.write_at(self._held_at, memoryview(self._held))
+            self._written_up_to = max(self._written_up_to, self._held_at + len(self._held))
+            self._held = bytearray()
 
     def zero_blocks(self, first: int, count: int) -> None:
         """Let blocks be zeros, whatever a parent has; they take no space."""
@@ -238,7 +259,8 @@ class VhdxWriter:
         self._pages_flushed = max(self._pages_flushed, stop)
 
     def write_table(self) -> None:
-        """Write the table as far as it is known."""
+        """Write the table as far as it is known, and the bitmaps."""
+        self.write_held()
         for number, page in sorted(self._pages.items()):
             self._sink.write_at(BAT_OFFSET + number * _PAGE_SIZE, memoryview(page))
 
@@ -302,9 +324,10 @@ class VhdxWriter:
     def _let_be_partial(self, block: int) -> int:
         """File offset of the bitmap of ``block``, which has a place and is partially present from now on."""
         index = self._index(block)
-        if self._entry(index) & chunk.STATE_MASK < chunk.FULLY_PRESENT:
+        entry = self._entry(index)
+        if entry & chunk.STATE_MASK < chunk.FULLY_PRESENT:
             raise ValueError(f"block {block} has no place")
-        self._set_entry(index, self._entry(index) & ~chunk.STATE_MASK | chunk.PARTIALLY_PRESENT)
+        self._set_entry(index, entry & ~chunk.STATE_MASK | chunk.PARTIALLY_PRESENT)
         number = self._chunks.chunk_of_block(block)
         if number not in self._bitmaps:
             self._bitmaps[number] = self._take(chunk.BITMAP_BLOCK_SIZE)
