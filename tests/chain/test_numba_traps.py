@@ -342,6 +342,8 @@ CALLS = {
     "walk.walk_lookups": "(i, i, i, b, i, i, i, i, 9, h, i, h)",
     "positioned.read_pieces": "(d, i, i, i, b, b.view(np.bool_))",
     "positioned.gather": "(i, h, i, d, i, 9, 9, 9, b, w.view(np.int64))",
+    "positioned.all_zeros": "(b, u, 9, 9)",
+    "positioned.zeros_found": "(w.view(np.int64), 9, 9, 9, b, u, w.view(np.int64))",
 }
 
 

@@ -16,7 +16,7 @@ from tests.builders.vhdx import MIB
 from tests.chain.fake import FakeImage, fake_images
 from tests.generated import FileSink, Style, a_chain
 from vhdtool.export.proof import structure
-from vhdtool.export.proof.structure import PIECE, damaged_piece, structure_digest
+from vhdtool.export.proof.structure import PIECE, _edges, damaged_piece, structure_digest
 from vhdtool.formats.image import DiskImage
 from vhdtool.formats.registry import open_image
 from vhdtool.formats.vhdx.write import VhdxWriter
@@ -184,3 +184,23 @@ def test_a_disk_of_64_tib_costs_what_stands_in_it(tmp_path: Path) -> None:
         assert (after != before) == is_structure, hex(at)
         if is_structure:
             assert damaged_piece(before, after) == at // PIECE * PIECE
+
+
+@given(
+    width=st.sampled_from([1, 2, 4, 8, 16, 24, 256]),
+    rows=st.lists(st.binary(min_size=32, max_size=32), min_size=1, max_size=4),
+    is_coarse=st.booleans(),
+)
+def test_edges_of_bitmaps_are_where_bits_change(width: int, rows: list[bytes], is_coarse: bool) -> None:
+    bitmaps = np.array([list(row) for row in rows], np.uint8)[:, : -(-width // 8)]
+    if is_coarse:
+        bitmaps = np.where(bitmaps < 128, 0, 255).astype(np.uint8)
+
+    row, bit = _edges(bitmaps, width)
+
+    found = list(zip(row.tolist(), bit.tolist()))
+    expected = []
+    for number, bits in enumerate(np.unpackbits(bitmaps, axis=1, bitorder="little")[:, :width].tolist()):
+        padded = [0, *bits, 0]
+        expected += [(number, at) for at in range(width + 1) if padded[at] != padded[at + 1]]
+    assert found == expected

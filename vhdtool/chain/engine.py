@@ -96,7 +96,7 @@ class Machine:
         name: of the engine.
         claim, place_runs: see :mod:`vhdtool.kernels.bitmap`.
         lookup, runs_at: see :mod:`vhdtool.kernels.rank`.
-        gather: see :mod:`vhdtool.kernels.positioned`; None where whoever gathers does so in Python.
+        gather, zeros_found: see :mod:`vhdtool.kernels.positioned`; None where that is done in Python.
     """
 
     name: Literal["numpy", "numba"]
@@ -105,6 +105,7 @@ class Machine:
     lookup: Callable[..., int]
     runs_at: Callable[..., int]
     gather: Callable[..., None] | None = None
+    zeros_found: Callable[..., int] | None = None
 
     def read_pieces(
         self, descriptors: Int32s, places: Int64s, counts: Int64s, starts: Int64s, out: Bytes
@@ -166,12 +167,12 @@ class NumbaMachine(Machine):
         except ImportError as error:
             raise MissingPackageError("the numba engine needs the package numba") from error
         try:
-            from vhdtool.kernels.positioned import gather, read_pieces
+            from vhdtool.kernels.positioned import gather, read_pieces, zeros_found
         except ImportError:  # not on this platform
             self._read_pieces: Callable[..., None] | None = None
         else:
             self._read_pieces = read_pieces
-            self.gather = gather
+            self.gather, self.zeros_found = gather, zeros_found
         self.claim = bitmap.claim
         self.place_runs = bitmap.place_runs
         self.lookup = rank.lookup

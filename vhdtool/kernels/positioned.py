@@ -131,3 +131,67 @@ def gather(
             within = 0
     state[0], state[1], state[2], state[3], state[4] = row, within, filled, position, count
     state[5] = read
+
+
+@kernel
+def all_zeros(data: npt.NDArray[np.uint8], words: npt.NDArray[np.uint64], start: int, stop: int) -> bool:
+    """Whether bytes [start, stop) of ``data`` are zeros; ``words`` is the same as uint64."""
+    first, last = -(-start // 8), stop // 8
+    if first >= last:
+        first = last = 0
+        middle = stop
+    else:
+        middle = first * 8
+    for byte in range(start, middle):
+        if data[byte] != 0:
+            return False
+    for word in range(first, last):
+        if words[word] != 0:
+            return False
+    # A generator is nothing that numba knows.
+    for byte in range(max(middle, last * 8), stop):  # noqa: SIM110
+        if data[byte] != 0:
+            return False
+    return True
+
+
+@kernel
+def zeros_found(
+    spans: npt.NDArray[np.int64],
+    count: int,
+    position: int,
+    cell_size: int,
+    data: npt.NDArray[np.uint8],
+    words: npt.NDArray[np.uint64],
+    out: npt.NDArray[np.int64],
+) -> int:
+    """Spans with zeros among their data found, cell by cell.
+
+    Args:
+        spans: int64[s, 3], kind, length, place in the buffer; ``count`` of them.
+        position: the disk's byte that they begin with; cells are aligned in the disk.
+        data: uint8[m], the buffer; ``words`` is the same as uint64[m / 8].
+        out: int64[t, 3], filled alike; t at least ``2 * count`` and the cells that the spans touch.
+
+    Returns:
+        How many there are now.
+    """
+    found = 0
+    for i in range(count):
+        kind, left, at = spans[i, 0], spans[i, 1], spans[i, 2]
+        while left > 0:
+            length = left
+            here = kind
+            if kind == DATA:
+                length = min(left, cell_size - position % cell_size)
+                if all_zeros(data, words, at, at + length):
+                    here = np.int64(ZEROS)
+            if found > 0 and out[found - 1, 0] == here:
+                out[found - 1, 1] += length
+            else:
+                out[found, 0], out[found, 1], out[found, 2] = here, length, at
+                found += 1
+            position += length
+            at += length
+            left -= length
+    return found

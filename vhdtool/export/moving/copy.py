@@ -211,7 +211,7 @@ class Mover:
 
     def _flush(self, pipeline: Pipeline, filler: Filler, buffer: Buffer) -> None:
         """Hand on what was gathered."""
-        spans = filler.taken(buffer)
+        spans = filler.taken()
         filler.rewind()
         self._moved.read = filler.read
         self._hand_on(pipeline, buffer, spans)

@@ -167,7 +167,7 @@ class Crew:
         while is_left:
             full = min(filler.filled + BUFFER_SIZE, len(buffer.bytes))
             is_left = filler.fill(buffer, full)
-            spans = filler.taken(buffer)
+            spans = filler.taken()
             feed(digester, buffer.view, spans)
             if self._keeps:
                 for span in spans:

@@ -19,12 +19,12 @@ from typing import Any, Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from vhdtool.chain.engine import Engine, Int32s, machine_for
+from vhdtool.chain.engine import Engine, Int32s, Machine, machine_for
 from vhdtool.chain.reader import require_readable
 from vhdtool.errors import CorruptError, Finding, InputError, ReadError, hexadecimal
 from vhdtool.export.containers.target import ZERO_PIECE
 from vhdtool.export.moving.pipeline import Buffer
-from vhdtool.export.moving.spans import DATA, Span, add_span, zero_spans
+from vhdtool.export.moving.spans import CELL_SIZE, DATA, Span, add_span, zero_spans
 from vhdtool.model.plan import ReadPlan
 from vhdtool.model.state import DAMAGED, ZEROS, Run
 from vhdtool.source import ByteSource
@@ -63,7 +63,6 @@ class Filler:
 
     Attributes:
         filled: bytes in the buffer.
-        start: guest byte from which on nobody has taken anything.
         position: guest byte that comes next.
         read: bytes of data that came from the sources so far.
     """
@@ -86,17 +85,17 @@ class Filler:
         self._check = check
         self._zero_detect = zero_detect
         self._spans: list[Span] = []
-        self.filled = self.start = self.position = self.read = 0
+        self.filled = self.position = self.read = 0
 
     def begin(self, plan: ReadPlan) -> None:
         """Go on with ``plan``, whose first byte is ``position``, or anywhere when the buffer is empty."""
         if not self._spans:
-            self.start = self.position = plan.start
+            self.position = plan.start
         self._plan = plan
         self._row = self._within = 0
         self._loaded = range(0)
         machine = machine_for(self._engine, reads=len(plan))
-        self._gather = self._gather_here if machine.gather is None else self._gather_by(machine.gather)
+        self._gather = self._gather_here if machine.gather is None else self._gather_by(machine)
 
     def fill(self, buffer: Buffer, full: int, stop: int = NEVER) -> bool:
         """Read until ``full`` bytes are there and more are to come, up to ``stop``, or to the plan's end.
@@ -108,26 +107,18 @@ class Filler:
             CorruptError, ReadError: a range cannot be read (and nobody is told of damage).
         """
         while True:
+            before = self.position
             self._gather(buffer, full, stop)
             if self._row == len(self._plan):
                 return False
             if self.filled == full or self.position >= stop or len(self._spans) >= SPANS_MAX:
                 return True
-            self._ask(buffer, full, stop)
+            if self.position == before:
+                self._ask(buffer, full, stop)
 
-    def taken(self, buffer: Buffer) -> list[Span]:
+    def taken(self) -> list[Span]:
         """What came since the last call, with zeros among the data found; it stays where it is."""
-        position, spans = self.start, self._spans
-        if self._zero_detect:
-            spans = []
-            for kind, length, at in self._spans:
-                if kind == DATA:
-                    zero_spans(buffer.bytes, position, at, at + length, spans)
-                else:
-                    add_span(spans, kind, length, at)
-                position += length
-        self._spans = []
-        self.start = self.position
+        spans, self._spans = self._spans, []
         return spans
 
     def rewind(self) -> None:
@@ -170,7 +161,7 @@ class Filler:
                     break
                 else:
                     if data_from < filled:
-                        add_span(spans, DATA, filled - data_from, data_from)
+                        self._add_data(buffer, position, data_from, filled)
                         data_from = filled
                     add_span(spans, layer, length, filled)
                 position += length
@@ -181,7 +172,7 @@ class Filler:
         except OSError:  # who asks again, in the place where errors are told, will hear of it
             pass
         if data_from < filled:
-            add_span(spans, DATA, filled - data_from, data_from)
+            self._add_data(buffer, position, data_from, filled)
         self._row, self._within, self.filled, self.position = row, within, filled, position
         self.read += filled - first - zeroed
 
@@ -193,28 +184,41 @@ class Filler:
         self._places = plan.file_offset[part].tolist()
         self._loaded = range(row, row + len(self._lengths))
 
-    def _gather_by(self, kernel: Callable[..., None]) -> Callable[[Buffer, int, int], None]:
-        """The same, done by a kernel."""
-        plan = self._plan
+    def _gather_by(self, machine: Machine) -> Callable[[Buffer, int, int], None]:
+        """The same, done by kernels."""
+        plan, kernel, zeros_found = self._plan, machine.gather, machine.zeros_found
+        assert kernel is not None
+        assert zeros_found is not None
         table = np.empty((SPANS_MAX, 3), np.int64)
 
         def gather(buffer: Buffer, full: int, stop: int) -> None:
-            room = table[: SPANS_MAX - len(self._spans)]
+            data = np.frombuffer(buffer.bytes, np.uint8)
+            spans = table[: max(0, SPANS_MAX - len(self._spans))]
             state = np.array([self._row, self._within, self.filled, self.position, 0, 0])
             columns = (plan.length, plan.layer, plan.file_offset, self._descriptors)
-            kernel(*columns, state, full, stop, SMALL_ZEROS, np.frombuffer(buffer.bytes, np.uint8), room)
+            before, filled = self.position, self.filled
+            kernel(*columns, state, full, stop, SMALL_ZEROS, data, spans)
             self._row, self._within, self.filled, self.position, count, read = state.tolist()
             self.read += read
-            for span in room[:count].tolist():
+            if self._zero_detect and self.filled > filled:
+                found = np.empty((2 * count + (self.filled - filled) // CELL_SIZE, 3), np.int64)
+                words = data.view(np.uint64)
+                count = zeros_found(spans, count, before, CELL_SIZE, data, words, found)
+                spans = found
+            for span in spans[:count].tolist():
                 add_span(self._spans, *span)
 
         return gather
 
-    def _take(self, kind: int, length: int) -> None:
-        """The next bytes of the run at hand; data stand in the buffer behind what is there."""
-        add_span(self._spans, kind, length, self.filled)
-        if kind == DATA:
-            self.filled += length
+    def _add_data(self, buffer: Buffer, stop: int, first: int, last: int) -> None:
+        """Bytes [first, last) of the buffer are those of the disk in front of ``stop``."""
+        if self._zero_detect:
+            zero_spans(buffer.bytes, stop - (last - first), first, last, self._spans)
+        else:
+            add_span(self._spans, DATA, last - first, first)
+
+    def _pass(self, length: int) -> None:
+        """The next bytes of the run at hand are there, or counted."""
         self.position += length
         self._within += length
         if self._within == self._plan.length[self._row]:
@@ -238,14 +242,17 @@ class Filler:
         except (ReadError, CorruptError) as error:
             self._rescue(source, place, view, error)
         self.read += length
-        self._take(DATA, length)
+        self.filled += length
+        self._pass(length)
+        self._add_data(buffer, self.position, self.filled - length, self.filled)
 
     def _damaged(self, run: Run, length: int) -> None:
         if self._damage is None:
             require_readable(run, self._sources[0].name)
             return
         self._damage.add(self.position, length, _DAMAGED_ENTRY)
-        self._take(ZEROS, length)
+        add_span(self._spans, ZEROS, length, self.filled)
+        self._pass(length)
 
     def _rescue(
         self, source: ByteSource, file_offset: int, view: memoryview, error: ReadError | CorruptError

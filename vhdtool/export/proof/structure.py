@@ -232,13 +232,28 @@ def _held(image: DiskImage, block: Int64s, start: Int64s) -> Ranges:
     bitmaps[order] = image.bitmaps(block[order] * sectors, sectors)
     is_full = (bitmaps == 0xFF).all(axis=1) if sectors >= 8 else np.zeros(len(block), np.bool_)
     mixed = np.flatnonzero(~is_full)
-    bits = np.unpackbits(bitmaps[mixed], axis=1, bitorder="little")[:, :sectors]
-    edges = np.diff(np.pad(bits, ((0, 0), (1, 1))).astype(np.int8), axis=1)
-    # Row by row a run's first sector and the one behind its last take turns.
-    row, sector = np.nonzero(edges)
+    row, sector = _edges(bitmaps[mixed], sectors)
     place = start[mixed][row] + sector * size
     full = start[is_full]
     return (
         np.concatenate((full, place[0::2])),
         np.concatenate((full + sectors * size, place[1::2])),
     )
+
+
+def _edges(bitmaps: npt.NDArray[np.uint8], sectors: int) -> tuple[Int64s, Int64s]:
+    """Rows and bits at which runs of set bits begin, and behind which they end, in turns, row by row.
+
+    Only bytes in which something changes are taken apart: most have all their bits alike.
+    """
+    here = np.zeros((len(bitmaps), bitmaps.shape[1] + 1), np.uint8)
+    here[:, :-1] = bitmaps
+    if sectors % 8:
+        here[:, -2] &= (1 << sectors % 8) - 1
+    before = np.zeros_like(here)
+    before[:, 1:] = here[:, :-1] >> 7
+    changes = (here ^ (here << 1 | before)).reshape(-1)
+    where = np.flatnonzero(changes)
+    byte, bit = np.nonzero(np.unpackbits(changes[where][:, None], axis=1, bitorder="little"))
+    row: Int64s = where[byte] // here.shape[1]
+    return row, where[byte] % here.shape[1] * 8 + bit
