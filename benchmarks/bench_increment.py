@@ -33,7 +33,7 @@ from benchmarks.contest import (
     one_after_the_other,
     whole_process,
 )
-from benchmarks.exporting import data_bytes, folder_bytes, holds_disk
+from benchmarks.exporting import ask_for_memory, data_bytes, folder_bytes, holds_disk
 from vhdtool import ExportOptions, ReadPlan, export_all, export_image, open_chain, verify_image
 from vhdtool.export.containers.target import TargetFile
 from vhdtool.export.increment import open_base
@@ -124,6 +124,7 @@ def test_increment_of_two_percent(
     def prepare() -> None:
         target.unlink(missing_ok=True)
         manifest_path(target).unlink(missing_ok=True)
+        ask_for_memory(target, changed.bytes.stat().st_size)
 
     def export(**options: Any) -> Contestant:
         return in_process(
@@ -183,6 +184,7 @@ def test_all_points(benchmark: BenchmarkFixture, room: Path, points: dict[int, D
     def prepare() -> None:
         shutil.rmtree(destination, ignore_errors=True)
         destination.mkdir()
+        ask_for_memory(destination / "memory", folder_bytes(paths))
 
     ours = in_process(lambda: export_all(tree, destination, options))
     peers = {

@@ -233,9 +233,8 @@ class Mover:
                     assert self._damage is not None
                     self._damage.add(*row)
                 self._moved.read += done.read
-                self._position = done.start
                 self._hand_on(pipeline, done.buffer, done.spans)
-                self._position = done.stop
+                self._position = done.stop  # where nothing is kept, there are no spans
                 for digest, number in done.chunks:
                     chunks.add(digest, number)
                 self._note(_at_once)

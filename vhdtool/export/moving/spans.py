@@ -43,8 +43,12 @@ def zero_spans(data: bytearray, guest: int, start: int, stop: int, spans: list[S
         is_zero = data.startswith(_ZERO_CELL[: stop - start], start)
         add_span(spans, ZEROS if is_zero else DATA, stop - start, start)
         return
-    position = begin = start
     shift = guest - start
+    next_cell = start + CELL_SIZE - guest % CELL_SIZE
+    if data[start] and 0 not in data[next_cell:stop:CELL_SIZE]:  # no cell begins with a zero
+        add_span(spans, DATA, stop - start, start)
+        return
+    position = begin = start
     kind = DATA
     while position < stop:
         end = min(stop, position + CELL_SIZE - (shift + position) % CELL_SIZE)
