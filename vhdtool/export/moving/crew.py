@@ -26,7 +26,7 @@ import numpy.typing as npt
 from vhdtool.chain.engine import cpu_count
 from vhdtool.errors import CorruptError, ReadError
 from vhdtool.export.moving.fill import NEVER, SMALL_ZEROS, DamageSink, Filler, takes_room
-from vhdtool.export.moving.pipeline import BUFFER_SIZE, Buffer, feed
+from vhdtool.export.moving.pipeline import Buffer, feed
 from vhdtool.export.moving.progress import CancelledError
 from vhdtool.export.moving.spans import Span, add_span
 from vhdtool.export.proof.digest import ChunkDigester
@@ -165,8 +165,7 @@ class Crew:
         filler.begin(task)
         is_left = True
         while is_left:
-            full = min(filler.filled + BUFFER_SIZE, len(buffer.bytes))
-            is_left = filler.fill(buffer, full)
+            is_left = filler.fill(buffer, len(buffer.bytes))
             spans = filler.taken()
             feed(digester, buffer.view, spans)
             if self._keeps:
