@@ -17,6 +17,7 @@ somebody else's hands (a pending log, a packed disk), is read by one thread.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -224,11 +225,15 @@ class Mover:
             return self._new_filler(None if self._damage is None else damage, check)
 
         count = JOBS_PER_THREAD * crew_size() + 1
-        with Pipeline(self._consumers, count, task_size if keeps else BUFFER_SIZE) as pipeline:
+        work = tasks(parts, chunk_size=chunk_size, size=task_size, edge=self._edge)
+        with ExitStack() as stack:
+            pipeline = stack.enter_context(
+                Pipeline(self._consumers, count, task_size if keeps else BUFFER_SIZE)
+            )
             crew = Crew(
                 new_filler, pipeline.acquire, self._reporter.check, chunk_size=chunk_size, keeps=keeps
             )
-            for done in crew.run(tasks(parts, chunk_size=chunk_size, size=task_size, edge=self._edge)):
+            for done in stack.enter_context(closing(crew.run(work))):
                 for row in done.damage:
                     assert self._damage is not None
                     self._damage.add(*row)

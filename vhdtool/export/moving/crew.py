@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
@@ -118,8 +118,8 @@ class Crew:
         self._keeps = keeps
         self._stopping = threading.Event()
 
-    def run(self, tasks: Iterable[ReadPlan]) -> Iterator[Done]:
-        """Do tasks; in their order.  Who is given one lets go of its buffer.
+    def run(self, tasks: Iterable[ReadPlan]) -> Generator[Done, None, None]:
+        """Do tasks; in their order.  Who is given one lets go of its buffer; closing it ends the threads.
 
         Raises:
             CorruptError, ReadError: of the first task that fails, when its turn comes.
