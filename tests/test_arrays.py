@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,12 +31,16 @@ def test_an_export_imports_no_masked_arrays(tmp_path: Path) -> None:
     """``numpy.unique`` imports them, and takes longer for that than for what it is asked for."""
     *_, leaf = make_chain(tmp_path, Recipe(64 << 20, 3), Layout(ImageFormat.VHDX), TargetFile)
     code = """
-import sys, vhdtool
+import sys, numpy, vhdtool
+if "numpy.ma" in sys.modules:
+    sys.exit("old versions import it at once")
 vhdtool.export_image(sys.argv[1], sys.argv[2])
 print("numpy.ma" in sys.modules)
 """
     command = [sys.executable, "-c", code, str(leaf), str(tmp_path / "out.raw")]
 
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
 
+    if "at once" in done.stderr:
+        pytest.skip("this NumPy imports numpy.ma at once")
     assert done.stdout == "False\n"
