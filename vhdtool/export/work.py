@@ -27,7 +27,7 @@ from vhdtool.export.gentle.throttle import Pace
 from vhdtool.export.gentle.watch import SourceWatch
 from vhdtool.export.moving.copy import Moved, Mover, estimated_data
 from vhdtool.export.moving.fill import DamageSink
-from vhdtool.export.moving.holes import data_and_holes
+from vhdtool.export.moving.holes import without_holes
 from vhdtool.export.moving.pipeline import Consumer
 from vhdtool.export.moving.progress import CancelToken, ProgressCallback, Reporter
 from vhdtool.export.options import ExportOptions, ExportReport
@@ -411,15 +411,10 @@ def _behind(start: int, plan: ReadPlan, sources: Sequence[ByteSource]) -> Iterat
     what is moved is what a job would have moved that nobody interrupted.
     """
     cut = next(run for run in plan if run.offset + run.length > start)
-    pieces = [cut]
-    if cut.layer >= 0:
-        pieces.clear()
-        at = cut.offset
-        for file_offset, length, is_data in data_and_holes(sources[cut.layer], cut.file_offset, cut.length):
-            pieces.append(Run(at, length, *((cut.layer, file_offset) if is_data else (ZEROS, -1))))
-            at += length
     edge = cut.offset + cut.length
-    yield ReadPlan.of_runs(pieces).clipped(start, edge)
+    for part in without_holes(ReadPlan.of_runs([cut]), sources):
+        if part.stop > start:
+            yield part.clipped(start, edge)
     yield plan.clipped(edge, plan.stop)
 
 

@@ -26,7 +26,7 @@ import numpy.typing as npt
 from vhdtool.chain.engine import cpu_count
 from vhdtool.errors import CorruptError, ReadError
 from vhdtool.export.moving.fill import NEVER, SMALL_ZEROS, DamageSink, Filler, takes_room
-from vhdtool.export.moving.pipeline import Buffer, feed
+from vhdtool.export.moving.pipeline import WAIT_SECONDS, Buffer, feed
 from vhdtool.export.moving.progress import CancelledError
 from vhdtool.export.moving.spans import Span, add_span
 from vhdtool.export.proof.digest import ChunkDigester
@@ -40,7 +40,6 @@ JOBS_PER_THREAD: Final = 2
 TASK_SIZE: Final = 8 << 20
 # So many runs make a task, however few data they are.
 _ROWS: Final = 1 << 12
-_WAIT_SECONDS: Final = 0.2
 
 
 def crew_size() -> int:
@@ -151,10 +150,9 @@ class Crew:
                 except (CorruptError, ReadError) as error:
                     job.future.set_exception(error)
         jobs.popleft()
-        # Waiting for a lock cannot be interrupted everywhere: look up from time to time.
         while True:
             try:
-                return first.future.result(_WAIT_SECONDS)
+                return first.future.result(WAIT_SECONDS)
             except FutureTimeoutError:
                 self._check()
 

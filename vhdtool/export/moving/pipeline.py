@@ -26,7 +26,7 @@ from vhdtool.model.state import ZEROS
 BUFFER_SIZE: Final = 512 << 10
 BUFFER_COUNT: Final = 4
 # Waiting for a lock cannot be interrupted everywhere: look up from time to time.
-_WAIT_SECONDS: Final = 0.2
+WAIT_SECONDS: Final = 0.2
 # A digest of many zeros takes hours; who stops the job waits for so many of them only.
 _ZEROS_AT_ONCE: Final = 1 << 30
 
@@ -100,7 +100,7 @@ class Pipeline:
             return Buffer(bytearray(self._size))
         while True:
             try:
-                return self._free.get(timeout=_WAIT_SECONDS)
+                return self._free.get(timeout=WAIT_SECONDS)
             except queue.Empty:
                 check()
                 self._raise_failure()
@@ -131,7 +131,7 @@ class Pipeline:
             worker.inbox.put(None)
         for worker in self._workers:
             while worker.thread.is_alive():
-                worker.thread.join(_WAIT_SECONDS)
+                worker.thread.join(WAIT_SECONDS)
                 check()
         self._raise_failure()
 
